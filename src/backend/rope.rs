@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Rotary position embedding of three axes.
+
+/// Channels of an attention head: 44 for time, 42 for rows, 42 for columns, in neighbouring pairs.
+pub const HEAD_DIM: usize = 128;
+/// Channel pairs of (time, rows, columns).
+const PAIRS: [usize; 3] = [22, 21, 21];
+const THETA: f64 = 10_000.0;
+
+/// Cosines and sines for the tokens of one grid: for each axis and position, the (cos, sin) of each channel pair.
+///
+/// Angles are computed in f64 from the absolute position, so a stream may be endless.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    axes: [Vec<Vec<(f32, f32)>>; 3],
+}
+
+impl Rope {
+    /// Tables for latent frames `first_frame..first_frame + frames` and `rows x cols` tokens.
+    pub fn new(first_frame: u64, frames: usize, rows: usize, cols: usize) -> Self {
+        let axis = |pairs: usize, first: u64, count: usize| -> Vec<Vec<(f32, f32)>> {
+            (0..count as u64)
+                .map(|i| {
+                    let position = (first + i) as f64;
+                    (0..pairs)
+                        .map(|j| {
+                            let angle = position * THETA.powf(-(j as f64) / pairs as f64);
+                            (angle.cos() as f32, angle.sin() as f32)
+                        })
+                        .collect()
+                })
+                .collect()
+        };
+        Self { axes: [axis(PAIRS[0], first_frame, frames), axis(PAIRS[1], 0, rows), axis(PAIRS[2], 0, cols)] }
+    }
+
+    /// The 64 (cos, sin) pairs of the token at (frame, row, column) of the grid, in channel order.
+    pub fn pairs(&self, frame: usize, row: usize, col: usize) -> impl Iterator<Item = (f32, f32)> + '_ {
+        let [time, rows, cols] = &self.axes;
+        time[frame].iter().chain(&rows[row]).chain(&cols[col]).copied()
+    }
+}

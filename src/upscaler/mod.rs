@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! One stream: frames in, frames out. [`open`] loads a model once per process; [`Model::stream`] starts a stream on it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use crate::backend::{ColorFix, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy};
+pub use crate::model::Version;
+pub use crate::stream::Startup;
+
+use crate::error::{Error, Result};
+
+/// Which model to load, and where it is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModelSpec {
+    /// Directory of the checkpoint's files.
+    pub path: PathBuf,
+    /// Generation of the LQ projection.
+    pub version: Version,
+    /// The device: `auto` or `cpu`.
+    pub device: String,
+    /// Threads of the CPU backend; 0 for one per core.
+    pub threads: usize,
+}
+
+/// Parameters of one stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Length of the first window.
+    pub startup: Startup,
+    /// Attention budget: key windows kept per query window are `sparse_ratio * 60` on average at every size.
+    pub sparse_ratio: f64,
+    /// Frame pairs of keys and values that are kept.
+    pub kv_ratio: f64,
+    /// Side of the local neighbourhood of attention, in windows of 128 pixels.
+    pub local_range: usize,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Colour correction.
+    pub color_fix: ColorFix,
+    /// Rounding of the output.
+    pub rounding: Rounding,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            startup: Startup::default(),
+            sparse_ratio: 2.0,
+            kv_ratio: 3.0,
+            local_range: 11,
+            seed: 0,
+            color_fix: ColorFix::default(),
+            rounding: Rounding::default(),
+        }
+    }
+}
+
+/// A flag by which another thread interrupts inference.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Interrupts inference at the next operation: it returns [`Error::Cancelled`].
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Takes the interruption back.
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
+    /// [`Error::Cancelled`] if interrupted.
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Acquire) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// A loaded model on a device. Streams share it.
+pub trait Model: Send + Sync {
+    /// Starts a stream.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] if the options or the geometry are refused.
+    fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>>;
+
+    /// The device that runs it, in words ("CPU, 8 threads").
+    fn device(&self) -> String;
+}
+
+/// One stream: N frames in, N frames out.
+pub trait Stream: Send {
+    /// Takes the next frame of the geometry's input size; its pixels are copied. May run the network.
+    fn push(&mut self, frame: &Frame<'_>) -> Result<()>;
+
+    /// Ends the segment: runs what is left on a repeated last frame, so that every frame comes out. Once the frames that are
+    /// then ready have been popped, the stream starts anew.
+    fn finish(&mut self) -> Result<()>;
+
+    /// Frames that can be popped now.
+    fn ready(&self) -> usize;
+
+    /// Writes the oldest frame that is ready; it has the geometry's output size. May run the decoder.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] if none is ready or `out` has another size.
+    fn pop(&mut self, out: &mut FrameMut<'_>) -> Result<()>;
+
+    /// Forgets every frame and all temporal state.
+    fn reset(&mut self);
+}
+
+/// Loads a model, or hands out the one that is already loaded with the same [`ModelSpec`].
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Read`] or [`Error::Tensor`] for the checkpoint, [`Error::Settings`] for the device.
+pub fn open(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
+    todo!("{spec:?}")
+}
