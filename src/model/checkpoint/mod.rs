@@ -7,6 +7,15 @@ use std::path::{Path, PathBuf};
 use crate::backend::HostTensor;
 use crate::error::Result;
 
+/// Where the parts of the network take their weights from: a file, or a test's generator.
+pub trait Weights {
+    /// The tensor `key`, which must have exactly this shape, as contiguous f32 on the CPU.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] if it is missing or has another shape.
+    fn get(&self, key: &str, shape: &[usize]) -> Result<HostTensor>;
+}
+
 /// The files of one model directory.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -54,5 +63,11 @@ impl TensorFile {
     /// A tensor of the given shape, as f32.
     pub fn get(&self, key: &str, shape: &[usize]) -> Result<HostTensor> {
         todo!("{key} {shape:?}")
+    }
+}
+
+impl Weights for TensorFile {
+    fn get(&self, key: &str, shape: &[usize]) -> Result<HostTensor> {
+        TensorFile::get(self, key, shape)
     }
 }
