@@ -58,7 +58,12 @@ impl TensorFile {
     /// # Errors
     /// [`Error::NotFound`] if there is no such file, [`Error::Read`] if it is not a whole file of one of the two kinds.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map(path)?;
+        Self::open_as(path, "tensor file")
+    }
+
+    /// [`Self::open`], where `what` is the noun for what is not found.
+    pub(super) fn open_as(path: &Path, what: &'static str) -> Result<Self> {
+        let map = map(path, what)?;
         let entries = read(&map).map_err(|reason| Error::Read { path: path.into(), reason })?;
         Ok(Self { path: path.into(), map, entries })
     }
@@ -134,11 +139,8 @@ impl Weights for TensorFile {
     }
 }
 
-fn map(path: &Path) -> Result<Mmap> {
-    let read_error = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => super::missing(path, "tensor file"),
-        _ => Error::Read { path: path.into(), reason: error.to_string() },
-    };
+fn map(path: &Path, what: &'static str) -> Result<Mmap> {
+    let read_error = |error: io::Error| super::io_error(path, what, &error);
     // Opening a pipe would wait for its other end.
     if !fs::metadata(path).map_err(read_error)?.is_file() {
         return Err(Error::Read { path: path.into(), reason: "not a regular file".into() });
@@ -205,10 +207,11 @@ fn other_name(dtype: Dtype) -> &'static str {
 
 /// Copies a strided view of `data`, which starts at its first element, into row-major order.
 fn gather(data: &[f32], shape: &[usize], strides: &[usize]) -> Option<Vec<f32>> {
-    let mut out = Vec::with_capacity(shape.iter().product());
+    let count = shape.iter().product();
+    let mut out = Vec::with_capacity(count);
     let mut index = vec![0usize; shape.len()];
     let mut at = 0usize;
-    while out.len() < out.capacity() {
+    while out.len() < count {
         out.push(*data.get(at)?);
         for ((index, &size), &stride) in index.iter_mut().zip(shape).zip(strides).rev() {
             *index += 1;

@@ -8,7 +8,7 @@ mod pickle;
 mod torch_zip;
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 pub use file::TensorFile;
@@ -57,21 +57,20 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Names of the files that every model directory holds, in the order of the fields.
+    pub const FILES: [&'static str; 4] = [DIT, LQ, DECODER, PROMPT];
+
     /// Maps the files of `dir` and reads their headers.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the directory or one of its four files is missing, [`Error::Read`] if one of them, or
     /// `config.json`, is not what its name says.
     pub fn open(dir: &Path) -> Result<Self> {
-        match fs::metadata(dir) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(_) => return Err(Error::Read { path: dir.into(), reason: format!("not a directory; {}", cure()) }),
-            Err(_) => return Err(missing(dir, "model directory")),
+        let metadata = fs::metadata(dir).map_err(|error| io_error(dir, "model directory", &error))?;
+        if !metadata.is_dir() {
+            return Err(Error::Read { path: dir.into(), reason: format!("not a directory; {}", cure()) });
         }
-        let open = |name: &str, what: &'static str| {
-            let path = dir.join(name);
-            if path.exists() { TensorFile::open(&path) } else { Err(missing(&path, what)) }
-        };
+        let open = |name, what| TensorFile::open_as(&dir.join(name), what);
         let declared = read_config(&dir.join(CONFIG))?;
         Ok(Self {
             dit: open(DIT, "DiT weights")?,
@@ -84,8 +83,11 @@ impl Checkpoint {
     }
 }
 
-fn missing(path: &Path, what: &'static str) -> Error {
-    Error::NotFound { path: path.into(), what, cure: cure() }
+fn io_error(path: &Path, what: &'static str, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::NotFound { path: path.into(), what, cure: cure() },
+        _ => Error::Read { path: path.into(), reason: error.to_string() },
+    }
 }
 
 fn cure() -> String {
@@ -99,7 +101,7 @@ fn cure() -> String {
 fn read_config(path: &Path) -> Result<Declared> {
     let refuse = |reason: String| Error::Read { path: path.into(), reason };
     match fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Declared::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Declared::default()),
         Err(error) => return Err(refuse(error.to_string())),
         Ok(metadata) if !metadata.is_file() => return Err(refuse("not a regular file".into())),
         Ok(metadata) if metadata.len() > MAX_CONFIG => {

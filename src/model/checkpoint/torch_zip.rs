@@ -88,6 +88,8 @@ impl<'a> Archive<'a> {
 
     fn entry(&mut self, view: &View<'_>) -> Result<Entry> {
         let mut entry = Entry { dtype: view.dtype, shape: view.shape.clone(), strides: None, bytes: 0..0 };
+        let span = span(view).filter(|span| span.end <= view.storage_len);
+        let span = span.ok_or_else(|| format!("shape {:?} does not fit into its storage", view.shape))?;
         // A tensor of a type that no weight has is listed, and never read.
         let Some(size) = view.dtype.size() else { return Ok(entry) };
         let name = format!("data/{}", view.storage);
@@ -96,10 +98,8 @@ impl<'a> Archive<'a> {
         if view.storage_len > present {
             return Err(format!("its storage has {present} elements, not the {} it claims", view.storage_len));
         }
-        let span = span(view).filter(|span| span.end <= view.storage_len);
-        let span = span.ok_or_else(|| format!("shape {:?} does not fit into its storage", view.shape))?;
         entry.bytes = storage.start + span.start * size..storage.start + span.end * size;
-        entry.strides = (!is_contiguous(view)).then(|| view.strides.clone());
+        entry.strides = (!is_contiguous(view)).then(|| walked(view));
         Ok(entry)
     }
 }
@@ -118,7 +118,15 @@ fn span(view: &View<'_>) -> Option<Range<usize>> {
     (count <= view.storage_len).then_some(view.offset..end)
 }
 
+/// The strides, of which those that are never taken may have been anything.
+fn walked(view: &View<'_>) -> Vec<usize> {
+    view.shape.iter().zip(&view.strides).map(|(&size, &stride)| if size > 1 { stride } else { 0 }).collect()
+}
+
 fn is_contiguous(view: &View<'_>) -> bool {
+    if view.shape.contains(&0) {
+        return true;
+    }
     let mut expected = 1usize;
     view.shape.iter().zip(&view.strides).rev().all(|(&size, &stride)| {
         let fits = size == 1 || stride == expected;
