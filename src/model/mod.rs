@@ -4,8 +4,10 @@
 
 pub mod checkpoint;
 mod config;
+mod layout;
 
 pub use config::Config;
+pub use layout::{Layout, Spec};
 
 /// Generation of the LQ projection. The files of both look alike, so it has to be said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
