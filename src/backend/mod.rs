@@ -7,6 +7,7 @@ pub mod cpu;
 mod grid;
 pub mod noise;
 mod picture;
+pub mod plan;
 mod rope;
 
 pub use grid::{GROUP_FRAMES, Grid, WINDOW_SIDE, WINDOW_TOKENS};
