@@ -35,11 +35,6 @@ pub fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).expect("a shape that fits the values")
 }
 
-/// A tensor of [`uniform`] values without offset.
-pub fn random(name: &str, shape: &[usize], scale: f64, seed: u64) -> Tensor {
-    tensor(uniform(name, shape.iter().product(), scale, 0.0, seed), shape)
-}
-
 #[test]
 fn generator_gives_its_published_values() {
     assert_eq!(fnv1a("abc"), 0xe71f_a219_0541_574b);

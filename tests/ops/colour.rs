@@ -48,7 +48,7 @@ fn blurred(picture: &Array, distance: isize) -> Array {
         |index: usize, step: isize, len: usize| (index as isize + step * distance).clamp(0, len as isize - 1) as usize;
     Array::build([3, rows, cols], |[c, y, x]| {
         let mut sum = 0.0;
-        for (dy, dx) in (-1..=1).flat_map(|dy| (-1..=1).map(move |dx| (dy, dx))) {
+        for (dy, dx) in (-1isize..=1).flat_map(|dy| (-1isize..=1).map(move |dx| (dy, dx))) {
             let weight = (2 - dy.abs()) * (2 - dx.abs());
             sum += weight as f64 / 16.0 * picture.at([c, tap(y, dy, rows), tap(x, dx, cols)]);
         }

@@ -97,8 +97,8 @@ pub fn conv2d<B: Backend>(b: &B) {
 
         let weight = Array::random("weight", &[outputs, inputs, 3, 3], 1.0 / (9.0 * inputs as f64).sqrt());
         let plain = convolved(&x, &weight, Some(&bias));
-        let biased = b.prepare_conv2d(&weight.host(), Some(&bias.host())).unwrap();
-        let unbiased = b.prepare_conv2d(&weight.host(), None).unwrap();
+        let biased = b.prepare_conv2d(&weight.host(), Some(&bias.host()), 1).unwrap();
+        let unbiased = b.prepare_conv2d(&weight.host(), None, 1).unwrap();
         let (x_map, past_map, skip_map) = (x.map(b), past.map(b), skip.map(b));
         let run = |skip, relu| b.conv2d(&x_map, None, &biased, skip, relu).unwrap();
         agrees(b, &case("plain"), &run(None, false), &plain);
@@ -110,7 +110,7 @@ pub fn conv2d<B: Backend>(b: &B) {
         equals(b, &case("skip untouched"), &skip_map, &skip);
 
         let weight = Array::random("weight of two", &[outputs, 2 * inputs, 3, 3], 1.0 / (9.0 * inputs as f64).sqrt());
-        let both = b.prepare_conv2d(&weight.host(), Some(&bias.host())).unwrap();
+        let both = b.prepare_conv2d(&weight.host(), Some(&bias.host()), 2).unwrap();
         let beside = |past: &dyn Fn([usize; 3]) -> f64| {
             Array::build([rows, cols, 2 * inputs], |[y, col, c]| match c.checked_sub(inputs) {
                 Some(c) => past([y, col, c]),
@@ -129,7 +129,7 @@ pub fn upsample_conv<B: Backend>(b: &B) {
         SHAPES.into_iter().zip([(1, 1), (2, 3), (1, 16), (2, 16), (1, 32), (2, 5)])
     {
         let x = Array::random("x", &[rows, cols, inputs], 1.0);
-        let grow = Array::random("grow", &[grown * mid, inputs], 1.0 / (inputs as f64).sqrt());
+        let grow = Array::random("grow", &[grown * mid, inputs, 1, 1], 1.0 / (inputs as f64).sqrt());
         let weight = Array::random("weight", &[outputs, mid, 3, 3], 1.0 / (9.0 * mid as f64).sqrt());
         let conv = b.prepare_upsample_conv(&grow.host(), &weight.host()).unwrap();
         for with_relu in [false, true] {
@@ -137,7 +137,7 @@ pub fn upsample_conv<B: Backend>(b: &B) {
             assert_eq!(got.len(), grown);
             for (step, got) in got.iter().enumerate() {
                 let wide = Array::build([2 * rows, 2 * cols, mid], |[y, col, m]| {
-                    (0..inputs).map(|c| grow.at([step * mid + m, c]) * x.at([y / 2, col / 2, c])).sum()
+                    (0..inputs).map(|c| grow.at([step * mid + m, c, 0, 0]) * x.at([y / 2, col / 2, c])).sum()
                 });
                 let want = convolved(&wide, &weight, None);
                 let want = if with_relu { want.map_values(relu) } else { want };

@@ -9,6 +9,8 @@ use crate::reference::Array;
 
 /// PIL's fixed point for the weights of 8-bit pictures.
 const PRECISION: u32 = 32 - 8 - 2;
+/// Steps of 16 bits in one of 12, the most that a video source has.
+const STEPS_OF_12_BITS: f64 = 65535.0 / 4095.0;
 /// What lies between the rows of a frame; it must not be read, and not be written.
 const GARBAGE: u8 = 0xA5;
 
@@ -111,7 +113,7 @@ fn ingested<B: Backend>(b: &B, picture: &Array, max: f64, geometry: &Geometry) -
     got.map_values(|value| ((value + 1.0) / 2.0 * max).round())
 }
 
-/// The level that belongs at a place of the model frame: the scaled frame from `crop` on, its last row and column repeated.
+/// The levels of the model frame: the scaled frame from `crop` on, its last row and column repeated.
 fn placed(scaled: &Array, geometry: &Geometry) -> Array {
     Array::build([3, geometry.model.height, geometry.model.width], |[c, y, x]| {
         let y = (y + geometry.crop.1).min(geometry.scaled.height - 1);
@@ -153,7 +155,7 @@ pub fn ingest_u16<B: Backend>(b: &B) {
         let want = placed(&resized(&picture, geometry.scaled, rounded_sum), &geometry);
         let got = ingested(b, &picture, 65535.0, &geometry);
         let worst = got.values.iter().zip(&want.values).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
-        assert!(worst <= 1.0, "{worst} steps off: {geometry:?}");
+        assert!(worst <= STEPS_OF_12_BITS, "{worst} steps off: {geometry:?}");
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use gstflashvsr::backend::{Backend, Grid};
 
-use crate::common::{random, tensor, uniform, unit_variance};
+use crate::common::{tensor, uniform, unit_variance};
 
 /// The frames `(4h, 4w, 3)` of a clip stored as `(n, h + 1, w + 1, 3)`, by integer bilinear enlargement.
 pub fn expand(small: &Tensor) -> Result<Vec<(Vec<u8>, [usize; 2])>> {
@@ -49,7 +49,8 @@ pub fn upload<B: Backend>(b: &B, pictures: &[Tensor]) -> Result<Vec<B::Tensor>> 
 
 /// Noise or a latent `(1, 16, f, h, w)`.
 pub fn latent(name: &str, frames: usize, height: usize, width: usize, seed: u64) -> Tensor {
-    random(name, &[1, 16, frames, height, width], unit_variance(), seed)
+    let values = uniform(name, 16 * frames * height * width, unit_variance(), 0.0, seed);
+    tensor(values, &[1, 16, frames, height, width])
 }
 
 /// The maps `[h, w, 16]` of a latent `(1, 16, f, h, w)` on a backend.

@@ -2,8 +2,8 @@
 
 //! The edges: resizing as PIL does, conversion to 8 bits, and how many frames come out of how many.
 //!
-//! Two arrays of these files belong to conventions that the network is not fed by here: `A.torch_bicubic_frame1.sub2` (another
-//! fork's resampling of floats) and `A.model_bf16.row64` (pictures rounded to bf16).
+//! Two arrays of these files follow conventions that are not ours: `A.torch_bicubic_frame1.sub2` (another fork resamples
+//! floats) and `A.model_bf16.row64` (pictures rounded to bf16).
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
