@@ -153,7 +153,7 @@ pub fn ingest_u16<B: Backend>(b: &B) {
         let want = placed(&resized(&picture, geometry.scaled, rounded_sum), &geometry);
         let got = ingested(b, &picture, 65535.0, &geometry);
         let worst = got.values.iter().zip(&want.values).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max);
-        assert!(worst <= 1.0, "{worst} steps off: {geometry:?}");
+        assert!(worst <= 2.0, "{worst} steps off: {geometry:?}");
     }
 }
 

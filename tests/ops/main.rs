@@ -58,7 +58,7 @@ on_every_backend! {
     wavelet_swaps_the_low_frequencies: crate::colour::wavelet,
     no_colour_fix_changes_nothing: crate::colour::none,
     eight_bit_frames_are_resized_as_in_pil: crate::frames::ingest_u8,
-    sixteen_bit_frames_are_resized_within_a_step: crate::frames::ingest_u16,
+    sixteen_bit_frames_are_resized_within_two_steps: crate::frames::ingest_u16,
     padding_repeats_the_edge: crate::frames::ingest_pads_with_the_edge,
     output_is_clamped_and_rounded: crate::frames::emit,
     what_goes_in_comes_out: crate::frames::every_level_survives,
