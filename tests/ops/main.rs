@@ -57,6 +57,7 @@ on_every_backend! {
     adain_moves_mean_and_deviation: crate::colour::adain,
     wavelet_swaps_the_low_frequencies: crate::colour::wavelet,
     no_colour_fix_changes_nothing: crate::colour::none,
+    pictures_add_up: crate::colour::sum,
     eight_bit_frames_are_resized_as_in_pil: crate::frames::ingest_u8,
     sixteen_bit_frames_are_resized_within_two_steps: crate::frames::ingest_u16,
     padding_repeats_the_edge: crate::frames::ingest_pads_with_the_edge,

@@ -106,6 +106,19 @@ fn emit_rows<S: Sample>(
     });
 }
 
+pub(super) fn add(a: &CpuTensor, b: &CpuTensor) -> Result<CpuTensor> {
+    let (height, width) = a.picture_dims()?;
+    if b.picture_dims()? != (height, width) {
+        return Err(Error::Compute(format!("sum of pictures of {:?} and {:?}", (height, width), b.picture_dims()?)));
+    }
+    let (a, b) = (a.values()?, b.values()?);
+    let mut out = vec![0.0f32; a.len()];
+    out.par_chunks_mut(width).zip(a.par_chunks(width).zip(b.par_chunks(width))).for_each(|(out, (a, b))| {
+        out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = a + b);
+    });
+    CpuTensor::picture(out, height, width)
+}
+
 pub(super) fn is_finite(x: &CpuTensor) -> Result<bool> {
     // 0 * x is 0 for finite values and NaN for the others; NaN spreads through the sum.
     let values = x.values()?;
