@@ -157,11 +157,16 @@ impl Product<'_> {
                 for panel in self.panels.clone() {
                     let lines = &panels[panel * depth + done..][..pass];
                     let width = PANEL.min(columns - panel * PANEL);
-                    for row in (block..block_end).step_by(ROWS) {
+                    // The next panel, of which each tile fetches a part.
+                    let next = panels.get((panel + 1) * depth + done..).unwrap_or_default();
+                    let next = &next[..pass.min(next.len())];
+                    let share = next.len().div_ceil((block_end - block).div_ceil(ROWS));
+                    for (tile, row) in (block..block_end).step_by(ROWS).enumerate() {
+                        let ahead = &next[(tile * share).min(next.len())..((tile + 1) * share).min(next.len())];
                         for at in (0..width).step_by(VECTORS * S::F32_LANES) {
                             let mut tile = Tile::<S, ROWS, VECTORS>::new(simd);
                             let count = ROWS.min(block_end - row);
-                            tile.accumulate(simd, &pieces, row, count, lines, at);
+                            tile.accumulate(simd, &pieces, row, count, lines, at, ahead);
                             let width = (VECTORS * S::F32_LANES).min(width - at);
                             let store = Store {
                                 out: &mut out[row * stride + panel * PANEL - first_column + at..],
@@ -201,6 +206,21 @@ fn cut<'a>(parts: &[Rows<'a>], done: usize, pieces: &mut Vec<Rows<'a>>) -> usize
     pass
 }
 
+/// Asks for a line that will be read soon.
+#[inline(always)]
+fn prefetch(line: &Line) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let at = line.0.as_ptr().cast::<i8>();
+        // SAFETY: prefetching is a hint that reads nothing and never faults; both addresses lie within `line`.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(at);
+            _mm_prefetch::<_MM_HINT_T1>(at.add(64));
+        }
+    }
+}
+
 /// A tile of the result in registers.
 struct Tile<S: Simd, const ROWS: usize, const VECTORS: usize> {
     sums: [[S::f32s; VECTORS]; ROWS],
@@ -225,7 +245,17 @@ impl<S: Simd, const ROWS: usize, const VECTORS: usize> Tile<S, ROWS, VECTORS> {
 
     /// Adds the product of `rows` rows from `row` on and the panel's columns from `at` on.
     #[inline(always)]
-    fn accumulate(&mut self, simd: S, pieces: &[Rows<'_>], row: usize, rows: usize, mut lines: &[Line], at: usize) {
+    fn accumulate(
+        &mut self,
+        simd: S,
+        pieces: &[Rows<'_>],
+        row: usize,
+        rows: usize,
+        mut lines: &[Line],
+        at: usize,
+        ahead: &[Line],
+    ) {
+        let mut ahead = ahead.iter();
         for piece in pieces {
             let (own, rest) = lines.split_at(piece.len);
             lines = rest;
@@ -236,6 +266,7 @@ impl<S: Simd, const ROWS: usize, const VECTORS: usize> Tile<S, ROWS, VECTORS> {
                 let left: [&[f32; STEP]; ROWS] = std::array::from_fn(|r| {
                     piece.values[starts[r] + step * STEP..].first_chunk().expect("rows within their values")
                 });
+                ahead.by_ref().take(2).for_each(prefetch);
                 self.step(simd, left, lines, at);
             }
             if !tail.is_empty() {
