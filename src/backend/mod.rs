@@ -132,9 +132,8 @@ pub trait Backend: Send + Sync + 'static {
     /// A convolution from `weight (out, in, 4, 3, 3)` and `bias (out)`.
     fn prepare_conv3d(&self, weight: &HostTensor, bias: &HostTensor) -> Result<Self::Conv3d>;
 
-    /// A convolution from `weight (out, in, 3, 3)` and `bias (out)`. For a layer with two inputs the first half of `in`
-    /// belongs to the first.
-    fn prepare_conv2d(&self, weight: &HostTensor, bias: Option<&HostTensor>) -> Result<Self::Conv2d>;
+    /// A convolution from `weight (out, parts * in, 3, 3)` and `bias (out)`; `parts` (1 or 2) maps feed it side by side.
+    fn prepare_conv2d(&self, weight: &HostTensor, bias: Option<&HostTensor>, parts: usize) -> Result<Self::Conv2d>;
 
     /// Nearest x2 upsampling, a 1x1 convolution `grow (g * mid, in)` whose output channels hold g time steps of `mid`
     /// channels each, earliest first, and a 3x3 convolution `weight (out, mid, 3, 3)`. All linear, so implementations may

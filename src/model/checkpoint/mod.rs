@@ -2,10 +2,42 @@
 
 //! The four files of a checkpoint, memory-mapped.
 
-use std::path::{Path, PathBuf};
+mod dtype;
+mod file;
+mod pickle;
+mod torch_zip;
 
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+pub use file::TensorFile;
+
+use super::config::Declared;
 use crate::backend::HostTensor;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// The DiT's weights.
+const DIT: &str = "diffusion_pytorch_model_streaming_dmd.safetensors";
+/// The LQ projection's weights.
+const LQ: &str = "LQ_proj_in.ckpt";
+/// The decoder's weights.
+const DECODER: &str = "TCDecoder.ckpt";
+/// The embedded prompt.
+const PROMPT: &str = "posi_prompt.pth";
+/// What the weights do not say themselves; optional.
+const CONFIG: &str = "config.json";
+/// Bytes of `config.json`.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Where the parts of the network take their weights from: a file, or a test's generator.
+pub trait Weights {
+    /// The tensor `key`, which must have exactly this shape, as contiguous f32 on the CPU.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] if it is missing or has another shape.
+    fn get(&self, key: &str, shape: &[usize]) -> Result<HostTensor>;
+}
 
 /// The files of one model directory.
 #[derive(Debug)]
@@ -20,39 +52,67 @@ pub struct Checkpoint {
     pub prompt: TensorFile,
     /// `config.json`: whether the decoder's output is added to the LQ picture.
     pub residual: bool,
+    /// `config.json`: the sizes it gives.
+    pub(super) declared: Declared,
 }
 
 impl Checkpoint {
+    /// Names of the files that every model directory holds, in the order of the fields.
+    pub const FILES: [&'static str; 4] = [DIT, LQ, DECODER, PROMPT];
+
     /// Maps the files of `dir` and reads their headers.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the directory or one of its four files is missing, [`Error::Read`] if one of them, or
+    /// `config.json`, is not what its name says.
     pub fn open(dir: &Path) -> Result<Self> {
-        todo!("{dir:?}")
+        let metadata = fs::metadata(dir).map_err(|error| io_error(dir, "model directory", &error))?;
+        if !metadata.is_dir() {
+            return Err(Error::Read { path: dir.into(), reason: format!("not a directory; {}", cure()) });
+        }
+        let open = |name, what| TensorFile::open_as(&dir.join(name), what);
+        let declared = read_config(&dir.join(CONFIG))?;
+        Ok(Self {
+            dit: open(DIT, "DiT weights")?,
+            lq: open(LQ, "LQ projection weights")?,
+            decoder: open(DECODER, "decoder weights")?,
+            prompt: open(PROMPT, "prompt embedding")?,
+            residual: declared.residual.unwrap_or(false),
+            declared,
+        })
     }
 }
 
-/// A mapped file of named tensors, safetensors or torch's zip pickle.
-#[derive(Debug)]
-pub struct TensorFile {
-    path: PathBuf,
+fn io_error(path: &Path, what: &'static str, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::NotFound { path: path.into(), what, cure: cure() },
+        _ => Error::Read { path: path.into(), reason: error.to_string() },
+    }
 }
 
-impl TensorFile {
-    /// Maps `path` and reads its header.
-    pub fn open(path: &Path) -> Result<Self> {
-        todo!("{path:?}")
-    }
+fn cure() -> String {
+    format!(
+        "a model directory holds {DIT}, {LQ}, {DECODER} and {PROMPT}; \
+         those of FlashVSR v1.1 are on Hugging Face under the name JunhaoZhuang/FlashVSR-v1.1"
+    )
+}
 
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.path
+/// Reads `config.json`; one that is not there says nothing.
+fn read_config(path: &Path) -> Result<Declared> {
+    let refuse = |reason: String| Error::Read { path: path.into(), reason };
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Declared::default()),
+        Err(error) => return Err(refuse(error.to_string())),
+        Ok(metadata) if !metadata.is_file() => return Err(refuse("not a regular file".into())),
+        Ok(metadata) if metadata.len() > MAX_CONFIG => {
+            return Err(refuse(format!("has {} bytes, more than the {MAX_CONFIG} allowed", metadata.len())));
+        }
+        Ok(_) => {}
     }
-
-    /// Shape of a tensor, if it is there.
-    pub fn shape(&self, key: &str) -> Option<&[usize]> {
-        todo!("{key}")
-    }
-
-    /// A tensor of the given shape, as f32.
-    pub fn get(&self, key: &str, shape: &[usize]) -> Result<HostTensor> {
-        todo!("{key} {shape:?}")
-    }
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_CONFIG).read_to_end(&mut text));
+    read.map_err(|error| refuse(error.to_string()))?;
+    let object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))?;
+    serde_json::from_value(object.into()).map_err(|error| refuse(error.to_string()))
 }

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Convolutions as matrix products over patches read in place.
+//!
+//! Maps have a border of one pixel and channels last, so the three pixels under one row of a 3x3 kernel are one run of
+//! `3 * c` values, and the runs of successive pixels start `c` values apart: a matrix with overlapping rows, which
+//! [`gemm`] reads directly. A convolution is three such products, one per kernel row; the two columns of
+//! border between two lines are computed along and cleared afterwards. Nothing is copied into patches.
+
+use rayon::prelude::*;
+
+use super::gemm::{Into, View, gemm};
+use super::simd::{silu, sum_of, vectorised};
+use super::tensor::{CpuTensor, Halo, MapDims, fill_halo, values};
+use super::{CpuBackend, CpuConv2d, CpuConv3d, CpuUpsampleConv};
+use crate::backend::HostTensor;
+use crate::error::{Error, Result};
+
+/// Pixels of a tile: enough to make packing the weights cheap, few enough for the tile to stay in the second-level cache.
+const TILE_PIXELS: usize = 1024;
+
+/// Rows of a tile so that every thread has one.
+fn tile_rows(height: usize, pitch: usize, threads: usize) -> usize {
+    (TILE_PIXELS / pitch).min(height.div_ceil(threads)).max(1)
+}
+
+/// `weight (out, in, taps...)` as `(taps..., in, out)`, flat.
+fn taps_first(weight: &HostTensor) -> Result<Vec<f32>> {
+    let order: Vec<usize> = (2..weight.rank()).chain([1, 0]).collect();
+    Ok(weight.permute(order)?.flatten_all()?.to_vec1()?)
+}
+
+pub(super) fn prepare_conv3d(weight: &HostTensor, bias: &HostTensor) -> Result<CpuConv3d> {
+    let (outputs, inputs, ..) = weight.dims5()?;
+    Ok(CpuConv3d { inputs, outputs, taps: taps_first(weight)?, bias: bias.to_vec1()? })
+}
+
+/// `parts` is the number of maps that feed the convolution side by side.
+pub(super) fn prepare_conv2d(weight: &HostTensor, bias: Option<&HostTensor>, parts: usize) -> Result<CpuConv2d> {
+    let (outputs, inputs, ..) = weight.dims4()?;
+    let bias = bias.map_or_else(|| Ok(vec![0.0; outputs]), |b| b.to_vec1())?;
+    let taps = weight.chunk(parts, 1)?.iter().map(taps_first).collect::<Result<_>>()?;
+    Ok(CpuConv2d { inputs: inputs / parts, outputs, taps, bias })
+}
+
+pub(super) fn causal_conv3d(backend: &CpuBackend, maps: &[CpuTensor], conv: &CpuConv3d) -> Result<Vec<CpuTensor>> {
+    const KERNEL_TIME: usize = 4;
+    if maps.len() < KERNEL_TIME || maps.len() % 2 != 0 {
+        return Err(Error::Compute(format!("causal convolution over {} maps", maps.len())));
+    }
+    let maps = maps.iter().map(|m| m.with_halo(Halo::Replicate)).collect::<Result<Vec<_>>>()?;
+    let dims = maps[0].map_dims()?;
+    if dims.channels != conv.inputs {
+        return Err(Error::Compute(format!("convolution of {} channels given {}", conv.inputs, dims.channels)));
+    }
+    let inputs = maps.iter().map(CpuTensor::values).collect::<Result<Vec<_>>>()?;
+    let out_dims = MapDims { channels: conv.outputs, ..dims };
+    let pixels = dims.height * dims.pitch() - 2;
+    let mut outs: Vec<Vec<f32>> =
+        (0..maps.len() / 2 - 1).map(|_| conv.bias.repeat(out_dims.len() / conv.outputs)).collect();
+    let run = 3 * conv.inputs;
+    // Weights outermost: at the sizes of the model they are far larger than the maps.
+    for (tap, weight) in conv.taps.chunks_exact(run * conv.outputs).enumerate() {
+        let (dt, dy) = (tap / 3, tap % 3);
+        let weight = View::new(weight, run, conv.outputs, conv.outputs);
+        for (i, out) in outs.iter_mut().enumerate() {
+            let patches = &inputs[2 * i + dt][dy * dims.pitch() * conv.inputs..];
+            let patches = View::new(patches, pixels, run, conv.inputs);
+            gemm(&mut out[out_dims.at(0, 0)..], conv.outputs, patches, weight, 1.0, Into::Accumulate, backend.threads);
+        }
+    }
+    outs.into_iter()
+        .map(|mut out| {
+            fill_halo(&mut out, out_dims, Halo::Replicate);
+            CpuTensor::map(out, out_dims, Halo::Replicate)
+        })
+        .collect()
+}
+
+pub(super) fn rms_norm_silu(map: &CpuTensor, gamma: &[f32]) -> Result<CpuTensor> {
+    let map = map.with_halo(Halo::Replicate)?;
+    let dims = map.map_dims()?;
+    let channels = dims.channels;
+    let input = map.values()?;
+    let mut out = vec![0.0f32; dims.len()];
+    let row = dims.pitch() * channels;
+    // The border is normalised along: it replicates pixels, and so does its result.
+    out.par_chunks_mut(row).zip(input.par_chunks(row)).for_each(|(out, input)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_exact_mut(channels).zip(input.chunks_exact(channels)) {
+                    let length = sum_of(x, |v| v * v).sqrt();
+                    let scale = (channels as f32).sqrt() / if length < 1e-12 { 1e-12 } else { length };
+                    for ((out, x), gamma) in out.iter_mut().zip(x).zip(gamma) {
+                        *out = silu(x * scale * gamma);
+                    }
+                }
+            },
+        );
+    });
+    CpuTensor::map(out, dims, Halo::Replicate)
+}
+
+pub(super) fn conv2d(
+    backend: &CpuBackend,
+    x: &CpuTensor,
+    past: Option<&CpuTensor>,
+    conv: &CpuConv2d,
+    skip: Option<&CpuTensor>,
+    relu: bool,
+) -> Result<CpuTensor> {
+    let inputs: Vec<CpuTensor> =
+        std::iter::once(x).chain(past).map(|m| m.with_halo(Halo::Zero)).collect::<Result<_>>()?;
+    let skip = skip.map(|s| s.with_halo(Halo::Zero)).transpose()?;
+    let dims = inputs[0].map_dims()?;
+    let out_dims = MapDims { channels: conv.outputs, ..dims };
+    // A layer with two inputs, at the very start of a stream, has no past: zeros add nothing.
+    let fits = conv.inputs == dims.channels
+        && inputs.len() <= conv.taps.len()
+        && inputs.iter().all(|m| m.map_dims().ok() == Some(dims));
+    if !fits || skip.as_ref().is_some_and(|s| s.map_dims().ok() != Some(out_dims)) {
+        return Err(Error::Compute(format!("convolution of {} channels does not fit {dims:?}", conv.inputs)));
+    }
+    let inputs = inputs.iter().map(CpuTensor::values).collect::<Result<Vec<_>>>()?;
+    let skip = skip.as_ref().map(CpuTensor::values).transpose()?;
+    let (channels, outputs, pitch) = (dims.channels, conv.outputs, dims.pitch());
+    let row = pitch * outputs;
+    let rows = tile_rows(dims.height, pitch, backend.threads);
+    let mut out = vec![0.0f32; out_dims.len()];
+    out[row..(dims.height + 1) * row].par_chunks_mut(rows * row).enumerate().for_each(|(tile, out)| {
+        let first = tile * rows;
+        let pixels = out.len() / outputs - 2;
+        match &skip {
+            Some(skip) => {
+                out.copy_from_slice(&skip[(first + 1) * row..][..out.len()]);
+                add_bias(out, &conv.bias);
+            }
+            None => out.chunks_exact_mut(outputs).for_each(|pixel| pixel.copy_from_slice(&conv.bias)),
+        }
+        for dy in 0..3 {
+            for (i, input) in inputs.iter().enumerate() {
+                let patches = View::new(&input[(first + dy) * pitch * channels..], pixels, 3 * channels, channels);
+                let weight = &conv.taps[i][dy * 3 * channels * outputs..][..3 * channels * outputs];
+                let weight = View::new(weight, 3 * channels, outputs, outputs);
+                gemm(&mut out[outputs..], outputs, patches, weight, 1.0, Into::Accumulate, 1);
+            }
+        }
+        finish_rows(out, row, outputs, relu);
+    });
+    CpuTensor::map(out, out_dims, Halo::Zero)
+}
+
+fn add_bias(out: &mut [f32], bias: &[f32]) {
+    vectorised(
+        #[inline(always)]
+        || out.chunks_exact_mut(bias.len()).for_each(|p| p.iter_mut().zip(bias).for_each(|(o, b)| *o += b)),
+    );
+}
+
+/// ReLU, and zeros in the border columns of whole rows.
+fn finish_rows(out: &mut [f32], row: usize, channels: usize, relu: bool) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for line in out.chunks_exact_mut(row) {
+                if relu {
+                    line.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v });
+                }
+                line[..channels].fill(0.0);
+                line[row - channels..].fill(0.0);
+            }
+        },
+    );
+}
+
+/// Merges the 1x1 growth into the 3x3 convolution, and that with nearest x2: each of the four output phases (py, px) sees
+/// 2x2 input pixels, whose weights are sums of the 3x3 ones. Merged in f64, rounded once. All taps are linear and without
+/// bias, so the border stays exact: upsampled zeros are zeros.
+pub(super) fn prepare_upsample_conv(grow: &HostTensor, weight: &HostTensor) -> Result<CpuUpsampleConv> {
+    let (outputs, mid, ..) = weight.dims4()?;
+    let (grown, inputs, ..) = grow.dims4()?;
+    let times = grown / mid;
+    if times == 0 || times * mid != grown {
+        return Err(Error::Compute(format!("a growth to {grown} channels does not feed a convolution of {mid}")));
+    }
+    let grow: Vec<f64> = to_f64(grow)?; // [time][mid][input]
+    let weight: Vec<f64> = to_f64(weight)?; // [output][mid][3][3]
+    // 3x3 kernel rows (or columns) that fall on input row 0 or 1 of a phase.
+    const SOURCES: [[&[usize]; 2]; 2] = [[&[0], &[1, 2]], [&[0, 1], &[2]]];
+    let columns = times * outputs;
+    let mut phases = Vec::with_capacity(4);
+    for (py, px) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut taps = vec![0.0f32; 4 * inputs * columns];
+        taps.par_chunks_mut(inputs * columns).enumerate().for_each(|(tap, taps)| {
+            let (rows, cols) = (SOURCES[py][tap / 2], SOURCES[px][tap % 2]);
+            // Sum of the kernel's taps that meet here, [output][mid].
+            let summed: Vec<f64> = weight
+                .chunks_exact(9)
+                .map(|k| rows.iter().flat_map(|r| cols.iter().map(move |c| k[3 * r + c])).sum())
+                .collect();
+            for t in 0..times {
+                let grow = &grow[t * mid * inputs..(t + 1) * mid * inputs];
+                for (o, kernel) in summed.chunks_exact(mid).enumerate() {
+                    let mut merged = vec![0.0f64; inputs];
+                    for (grow, k) in grow.chunks_exact(inputs).zip(kernel) {
+                        merged.iter_mut().zip(grow).for_each(|(m, g)| *m += g * k);
+                    }
+                    for (i, m) in merged.into_iter().enumerate() {
+                        taps[i * columns + t * outputs + o] = m as f32;
+                    }
+                }
+            }
+        });
+        phases.push(taps);
+    }
+    Ok(CpuUpsampleConv { inputs, outputs, times, phases })
+}
+
+fn to_f64(tensor: &HostTensor) -> Result<Vec<f64>> {
+    let flat = tensor.flatten_all()?;
+    Ok(values(&flat)?.iter().map(|&v| f64::from(v)).collect())
+}
+
+pub(super) fn upsample_conv(
+    backend: &CpuBackend,
+    x: &CpuTensor,
+    conv: &CpuUpsampleConv,
+    relu: bool,
+) -> Result<Vec<CpuTensor>> {
+    let x = x.with_halo(Halo::Zero)?;
+    let dims = x.map_dims()?;
+    if dims.channels != conv.inputs {
+        return Err(Error::Compute(format!("upsampling of {} channels given {}", conv.inputs, dims.channels)));
+    }
+    let input = x.values()?;
+    let (inputs, outputs, pitch) = (conv.inputs, conv.outputs, dims.pitch());
+    let columns = conv.times * outputs;
+    let out_dims = MapDims { height: 2 * dims.height, width: 2 * dims.width, channels: outputs };
+    let row = out_dims.pitch() * outputs;
+    let rows = tile_rows(dims.height, pitch, backend.threads);
+    let mut outs: Vec<Vec<f32>> = (0..conv.times).map(|_| vec![0.0f32; out_dims.len()]).collect();
+    // One task per tile of rows, with its part of each output map.
+    let mut tiles: Vec<Vec<&mut [f32]>> = (0..dims.height.div_ceil(rows)).map(|_| Vec::new()).collect();
+    for out in &mut outs {
+        let inner = &mut out[row..(out_dims.height + 1) * row];
+        tiles.iter_mut().zip(inner.chunks_mut(2 * rows * row)).for_each(|(tile, part)| tile.push(part));
+    }
+    tiles.into_par_iter().enumerate().for_each(|(tile, mut parts)| {
+        let first = tile * rows;
+        let lines = rows.min(dims.height - first);
+        let pixels = (lines - 1) * pitch + dims.width;
+        let mut phase_out = vec![0.0f32; pixels * columns];
+        for (phase, taps) in conv.phases.iter().enumerate() {
+            let (py, px) = (phase / 2, phase % 2);
+            for (dy, taps) in taps.chunks_exact(2 * inputs * columns).enumerate() {
+                let patches = &input[((first + py + dy) * pitch + px) * inputs..];
+                let into = if dy == 0 { Into::Overwrite } else { Into::Accumulate };
+                let patches = View::new(patches, pixels, 2 * inputs, inputs);
+                gemm(&mut phase_out, columns, patches, View::new(taps, 2 * inputs, columns, columns), 1.0, into, 1);
+            }
+            for (t, part) in parts.iter_mut().enumerate() {
+                for line in 0..lines {
+                    let target = &mut part[(2 * line + py) * row + (1 + px) * outputs..];
+                    let source = &phase_out[line * pitch * columns + t * outputs..];
+                    for (target, source) in target.chunks_mut(2 * outputs).zip(source.chunks(columns)).take(dims.width)
+                    {
+                        target[..outputs].copy_from_slice(&source[..outputs]);
+                    }
+                }
+            }
+        }
+        parts.iter_mut().for_each(|part| finish_rows(part, row, outputs, relu));
+    });
+    outs.into_iter().map(|out| CpuTensor::map(out, out_dims, Halo::Zero)).collect()
+}
