@@ -25,7 +25,7 @@ fn plugin_init(plugin: &gst::Plugin) -> std::result::Result<(), gst::glib::BoolE
     element::register(plugin)
 }
 
-// GStreamer knows the licence by the family's name.
+// "MPL" is GStreamer's name for every version of that licence.
 #[allow(missing_docs, clippy::undocumented_unsafe_blocks)]
 mod plugin {
     use super::plugin_init;
@@ -38,7 +38,8 @@ mod plugin {
         "MPL",
         env!("CARGO_PKG_NAME"),
         env!("CARGO_PKG_NAME"),
-        env!("CARGO_PKG_REPOSITORY"),
+        // GStreamer refuses an empty origin; this is its own word for having none.
+        "Unknown package origin",
         env!("BUILD_REL_DATE")
     );
 }

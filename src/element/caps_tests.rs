@@ -80,7 +80,9 @@ fn other_fields_and_open_sizes_are_kept() {
     assert_eq!(structure.get::<gst::Fraction>("pixel-aspect-ratio").unwrap(), gst::Fraction::new(16, 15));
     assert_eq!(structure.get::<&str>("chroma-site").unwrap(), "mpeg2");
     let open: gst::Caps = "video/x-raw, format=I420".parse().unwrap();
-    assert!(pad(2.0).transform(Sink, &open).is_strictly_equal(&"video/x-raw, format=I420".parse::<gst::Caps>().unwrap()));
+    assert!(
+        pad(2.0).transform(Sink, &open).is_strictly_equal(&"video/x-raw, format=I420".parse::<gst::Caps>().unwrap())
+    );
 }
 
 #[test]

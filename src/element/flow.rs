@@ -129,9 +129,23 @@ impl FlashVsr {
         let session = state.session.as_mut().ok_or(Failure::Flow(gst::FlowError::NotNegotiated))?;
         let start = Instant::now();
         let result = work(session);
+        let news = session.news();
+        let held = session.held() as u64;
+        drop(state);
         let mut stats = self.stats.lock();
+        let first = stats.replaced == 0 && news.replaced > 0;
         stats.busy += start.elapsed();
-        stats.frames_held = session.held() as u64;
+        stats.frames_held = held;
+        stats.windows += news.windows;
+        stats.replaced += news.replaced;
+        drop(stats);
+        if first {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::Failed,
+                ("the model gave no finite values for a frame, and the resized input is shown instead; see \"stats\"")
+            );
+        }
         result
     }
 

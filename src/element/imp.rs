@@ -243,11 +243,7 @@ impl BaseTransformImpl for FlashVsr {
         self.parent_sink_event(event)
     }
 
-    fn submit_input_buffer(
-        &self,
-        is_discont: bool,
-        inbuf: gst::Buffer,
-    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn submit_input_buffer(&self, is_discont: bool, inbuf: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         // Renegotiates where that is due.
         let success = self.parent_submit_input_buffer(is_discont, inbuf)?;
         if let Some(buffer) = self.take_queued_buffer() {
@@ -275,9 +271,9 @@ impl VideoFilterImpl for FlashVsr {
         // Held frames leave in their own caps.
         self.drain();
         self.configure(in_info, out_info).map_err(|failure| {
-            let loggable = gst::loggable_error!(CAT, "{}", failure);
-            self.fail(failure);
-            loggable
+            let reason = failure.to_string();
+            let flow = self.fail(failure);
+            gst::loggable_error!(CAT, "{}: {}", flow, reason)
         })?;
         self.parent_set_info(incaps, in_info, outcaps, out_info)
     }

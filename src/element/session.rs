@@ -6,7 +6,7 @@ use super::carrier::carrier;
 use super::convert::{Reader, Writer};
 use super::errors::Failure;
 use super::queue::Queue;
-use crate::upscaler::{Geometry, Stream};
+use crate::upscaler::{self, Geometry, Stream};
 
 /// Frames in, frames out, and the events between them.
 pub struct Session {
@@ -15,6 +15,8 @@ pub struct Session {
     reader: Reader,
     writer: Writer,
     queue: Queue,
+    /// What [`Session::news`] has told.
+    told: upscaler::Stats,
 }
 
 impl Session {
@@ -26,7 +28,7 @@ impl Session {
         output: &gst_video::VideoInfo,
     ) -> Result<Self, Failure> {
         let (reader, writer) = (Reader::new(input)?, Writer::new(output)?);
-        Ok(Self { geometry, stream, reader, writer, queue: Queue::default() })
+        Ok(Self { geometry, stream, reader, writer, queue: Queue::default(), told: upscaler::Stats::default() })
     }
 
     /// How input frames become output frames.
@@ -37,6 +39,13 @@ impl Session {
     /// Frames that went in and have not come out.
     pub fn held(&self) -> usize {
         self.queue.frames()
+    }
+
+    /// What the stream has counted since this was last asked.
+    pub fn news(&mut self) -> upscaler::Stats {
+        let (now, before) = (self.stream.stats(), self.told);
+        self.told = now;
+        upscaler::Stats { windows: now.windows - before.windows, replaced: now.replaced - before.replaced }
     }
 
     /// Takes a frame. Its pixels are copied; may run the network.

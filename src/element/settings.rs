@@ -306,8 +306,8 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
             .nick("Statistics")
             .blurb(
-                "frames-in, frames-out, frames-held (guint64), device, model-size (string), \
-                 time-per-frame (guint64, nanoseconds spent in the model by frame that came out)",
+                "frames-in, frames-out, frames-held, frames-replaced (the model failed and the resized input was shown), \
+                 windows (of the model), time-per-frame (nanoseconds), all guint64; device, model-size (string)",
             )
             .read_only()
             .build(),

@@ -15,6 +15,10 @@ pub struct Stats {
     pub frames_out: u64,
     /// Frames that wait for their window.
     pub frames_held: u64,
+    /// Temporal windows that the model has run.
+    pub windows: u64,
+    /// Frames for which the model gave no finite values.
+    pub replaced: u64,
     /// Time spent in the model.
     pub busy: Duration,
     /// The device, in words.
@@ -31,6 +35,8 @@ impl Stats {
             .field("frames-in", self.frames_in)
             .field("frames-out", self.frames_out)
             .field("frames-held", self.frames_held)
+            .field("windows", self.windows)
+            .field("frames-replaced", self.replaced)
             .field("time-per-frame", nanoseconds.checked_div(self.frames_out).unwrap_or(0))
             .field_if_some("device", self.device.as_deref())
             .field_if_some("model-size", self.model_size.map(|size| size.to_string()))
