@@ -3,7 +3,8 @@
 //! Every pixel format into packed RGB and back, by `GstVideoConverter`.
 //!
 //! Only matrix and range change: the RGB side has the primaries and the transfer function of the other side, so colours and
-//! gamma are the source's. Formats of more than 8 bits go through 16 bits.
+//! gamma are the source's. Formats of more than 8 bits go through 16 bits, and so do those of 8 bits with chroma: the
+//! converter's own 8-bit arithmetic would darken them by three levels.
 
 use gst_video::prelude::*;
 use gst_video::video_frame::Writable;
@@ -77,7 +78,8 @@ impl Writer {
 impl Scratch {
     /// The RGB side of a conversion from or to `info`.
     fn new(info: &VideoInfo) -> Result<(VideoInfo, Self)> {
-        let deep = info.format_info().depth().iter().any(|&bits| bits > 8);
+        let format = info.format_info();
+        let deep = !(format.is_rgb() || format.is_gray()) || format.depth().iter().any(|&bits| bits > 8);
         let format = if deep { VideoFormat::Argb64 } else { VideoFormat::Rgb };
         let colorimetry = gst_video::VideoColorimetry::new(
             gst_video::VideoColorRange::Range0_255,

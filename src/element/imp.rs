@@ -224,8 +224,11 @@ impl BaseTransformImpl for FlashVsr {
                 );
                 return false;
             }
-            // Drains in `set_info`, if the caps are new.
-            EventView::Caps(_) => {}
+            EventView::Caps(caps) => {
+                // Drains in `set_info`, if the caps are new.
+                let caps = caps.caps_owned();
+                return self.parent_sink_event(event) || self.explain_refusal(&caps);
+            }
             EventView::Eos(_)
             | EventView::Segment(_)
             | EventView::StreamStart(_)
@@ -283,6 +286,22 @@ impl FlashVsr {
     fn scaling(&self) -> Scaling {
         let settings = self.settings.lock();
         Scaling { scale: settings.scale, policy: settings.size_policy.into() }
+    }
+
+    /// Says why caps were refused, if no size would have done; false, as an event handler's answer.
+    fn explain_refusal(&self, caps: &gst::Caps) -> bool {
+        let possible = self.scaling().transform(gst::PadDirection::Sink, caps);
+        let wanted = self.obj().src_pad().peer_query_caps(None);
+        if !possible.can_intersect(&wanted) {
+            gst::element_imp_error!(
+                self,
+                gst::CoreError::Negotiation,
+                ("downstream accepts no size that is 1 to 8 times the input's, or not its format; \
+                  add videoconvertscale after flashvsr"),
+                ["input {}, possible output {}, downstream {}", caps, possible, wanted]
+            );
+        }
+        false
     }
 
     fn configure(&self, in_info: &gst_video::VideoInfo, out_info: &gst_video::VideoInfo) -> Result<(), Failure> {
