@@ -19,9 +19,9 @@ pub use dit_block::DitBlock;
 pub use layout::{Layout, Spec};
 pub use lq_projection::{LqProjection, LqState};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, HostTensor};
 use crate::error::Result;
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, Weights};
 
 /// Generation of the LQ projection. The files of both look alike, so it has to be said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -53,11 +53,26 @@ impl<B: Backend> Network<B> {
     pub fn load(backend: &B, checkpoint: &Checkpoint, version: Version) -> Result<Self> {
         let config = Config::from_checkpoint(checkpoint)?;
         let prompt = checkpoint.prompt.get("", &[1, config.prompt_tokens, config.text_dim])?;
+        let Checkpoint { dit, lq, decoder, .. } = checkpoint;
+        Self::from_weights(backend, &config, version, [dit, lq, decoder], &prompt)
+    }
+
+    /// The network of sizes `config` from the weights of DiT, LQ projection and decoder, and a prompt `(1, tokens, text_dim)`.
+    ///
+    /// # Errors
+    /// Those of the weights.
+    pub fn from_weights(
+        backend: &B,
+        config: &Config,
+        version: Version,
+        [dit, lq, decoder]: [&dyn Weights; 3],
+        prompt: &HostTensor,
+    ) -> Result<Self> {
         Ok(Self {
-            lq: LqProjection::load(backend, &checkpoint.lq, &config, version)?,
-            dit: Dit::load(backend, &checkpoint.dit, &prompt, &config)?,
-            decoder: TcDecoder::load(backend, &checkpoint.decoder, &config)?,
-            config,
+            config: config.clone(),
+            lq: LqProjection::load(backend, lq, config, version)?,
+            dit: Dit::load(backend, dit, prompt, config)?,
+            decoder: TcDecoder::load(backend, decoder, config)?,
         })
     }
 }

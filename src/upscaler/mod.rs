@@ -2,6 +2,7 @@
 
 //! One stream: frames in, frames out. [`open`] loads a model once per process; [`Model::stream`] starts a stream on it.
 
+mod plan;
 mod registry;
 mod upscaler;
 
@@ -13,6 +14,7 @@ pub use crate::model::{Cancel, Version};
 pub use crate::stream::Startup;
 
 use crate::error::Result;
+pub use plan::{Plan, plan};
 pub use registry::open;
 
 /// Which model to load, and where it is to run.

@@ -51,6 +51,10 @@ struct CpuModel {
 impl Model for CpuModel {
     fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>> {
         let (backend, network) = (self.backend.clone(), self.network.clone());
+        let needed = super::plan(&network.config, geometry, options.clone())?.stream_bytes;
+        if let Some(available) = available_memory().filter(|available| needed > *available) {
+            return Err(Error::NoSpace { needed, available });
+        }
         Ok(Box::new(Upscaler::new(backend, network, geometry, options, cancel)?))
     }
 
@@ -79,4 +83,12 @@ pub fn open(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
     let network = NETWORKS
         .get((path, spec.version), || Network::load(&*backend, &Checkpoint::open(&spec.path)?, spec.version))?;
     Ok(Arc::new(CpuModel { backend, network }))
+}
+
+/// Memory that the system could give, where it tells (Linux's `MemAvailable`).
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
 }

@@ -99,8 +99,24 @@ impl<B: Backend> Upscaler<B> {
         })
     }
 
+    /// Pictures that must have come in before window `index` runs.
+    pub(super) fn frames_needed(&self, index: u64) -> u64 {
+        self.schedule.frames_needed(index)
+    }
+
+    /// Decodes all latents and drops the pictures.
+    pub(super) fn decode_all(&mut self) -> Result<()> {
+        while !self.state.latents.is_empty() {
+            self.decode()?;
+            for (hq, lq) in std::mem::take(&mut self.state.decoded) {
+                self.finish_picture(&hq, &lq)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a picture, and runs the window that it completes. `count` pictures have come in with it.
-    fn take(&mut self, picture: B::Tensor, count: u64) -> Result<()> {
+    pub(super) fn take(&mut self, picture: B::Tensor, count: u64) -> Result<()> {
         self.state.pictures.push_back(picture);
         if count == self.schedule.frames_needed(self.state.windows) { self.run_window() } else { Ok(()) }
     }
