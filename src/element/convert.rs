@@ -3,8 +3,8 @@
 //! Every pixel format into packed RGB and back, by `GstVideoConverter`.
 //!
 //! Only matrix and range change: the RGB side has the primaries and the transfer function of the other side, so colours and
-//! gamma are the source's. Formats of more than 8 bits go through 16 bits, and so do those of 8 bits with chroma: the
-//! converter's own 8-bit arithmetic would darken them by three levels.
+//! gamma are the source's. All that is not full-range RGB or grey of 8 bits goes through 16 bits: the converter's 8-bit matrix
+//! arithmetic would darken it by three levels.
 
 use gst_video::prelude::*;
 use gst_video::video_frame::Writable;
@@ -79,8 +79,10 @@ impl Scratch {
     /// The RGB side of a conversion from or to `info`.
     fn new(info: &VideoInfo) -> Result<(VideoInfo, Self)> {
         let format = info.format_info();
-        let deep = !(format.is_rgb() || format.is_gray()) || format.depth().iter().any(|&bits| bits > 8);
-        let format = if deep { VideoFormat::Argb64 } else { VideoFormat::Rgb };
+        let plain = (format.is_rgb() || format.is_gray())
+            && info.colorimetry().range() == gst_video::VideoColorRange::Range0_255
+            && format.depth().iter().all(|&bits| bits <= 8);
+        let format = if plain { VideoFormat::Rgb } else { VideoFormat::Argb64 };
         let colorimetry = gst_video::VideoColorimetry::new(
             gst_video::VideoColorRange::Range0_255,
             gst_video::VideoColorMatrix::Rgb,
@@ -95,7 +97,7 @@ impl Scratch {
             .map_err(failed)?;
         let buffer = gst::Buffer::with_size(rgb.size()).map_err(failed)?;
         let frame = VideoFrame::from_buffer_writable(buffer, &rgb).map_err(|_| mapping())?;
-        let packed = deep.then(|| vec![0; 3 * info.width() as usize * info.height() as usize]);
+        let packed = (!plain).then(|| vec![0; 3 * info.width() as usize * info.height() as usize]);
         Ok((rgb, Self { frame, packed }))
     }
 

@@ -196,18 +196,23 @@ impl BaseTransformImpl for FlashVsr {
     }
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
-        if direction != gst::PadDirection::Src || query.type_() != gst::QueryType::Latency {
-            return BaseTransformImplExt::parent_query(self, direction, query);
+        match query.view_mut() {
+            gst::QueryViewMut::Caps(caps) => {
+                let possible = self.possible_caps(direction, caps.filter_owned().as_ref());
+                caps.set_result(&possible);
+                true
+            }
+            gst::QueryViewMut::Latency(latency) if direction == gst::PadDirection::Src => {
+                if !self.obj().sink_pad().peer_query(latency.query_mut()) {
+                    return false;
+                }
+                let ours = gst::ClockTime::from_nseconds(self.latency.load(Ordering::Acquire));
+                let (live, min, max) = latency.result();
+                latency.set(live, min.saturating_add(ours), max.map(|max| max.saturating_add(ours)));
+                true
+            }
+            _ => BaseTransformImplExt::parent_query(self, direction, query),
         }
-        if !self.obj().sink_pad().peer_query(query) {
-            return false;
-        }
-        if let gst::QueryViewMut::Latency(latency) = query.view_mut() {
-            let ours = gst::ClockTime::from_nseconds(self.latency.load(Ordering::Acquire));
-            let (live, min, max) = latency.result();
-            latency.set(live, min.saturating_add(ours), max.map(|max| max.saturating_add(ours)));
-        }
-        true
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
@@ -286,6 +291,24 @@ impl FlashVsr {
     fn scaling(&self) -> Scaling {
         let settings = self.settings.lock();
         Scaling { scale: settings.scale, policy: settings.size_policy.into() }
+    }
+
+    /// The caps that the pad of `direction` can have. The base class would put those of the other pad first, since an element
+    /// that changes nothing is the cheapest; ours is there to change the size.
+    fn possible_caps(&self, direction: gst::PadDirection, filter: Option<&gst::Caps>) -> gst::Caps {
+        let element = self.obj();
+        let (other, there) = match direction {
+            gst::PadDirection::Sink => (element.src_pad(), gst::PadDirection::Src),
+            _ => (element.sink_pad(), gst::PadDirection::Sink),
+        };
+        let scaling = self.scaling();
+        let filter_there = filter.map(|filter| scaling.transform(direction, &filter.intersect(&TEMPLATE)));
+        let caps_there = other.peer_query_caps(filter_there.as_ref()).intersect(&TEMPLATE);
+        let caps = scaling.transform(there, &caps_there).intersect(&TEMPLATE);
+        match filter {
+            Some(filter) => caps.intersect_with_mode(filter, gst::CapsIntersectMode::First),
+            None => caps,
+        }
     }
 
     /// Says why caps were refused, if no size would have done; false, as an event handler's answer.

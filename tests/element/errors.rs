@@ -58,9 +58,10 @@ fn an_element_starts_after_its_error_is_cured() {
 fn interlaced_video_is_refused_with_the_cure() {
     let mut rig = Rig::new(&[], SMALL);
     let caps: gst::Caps = format!("{SMALL},interlace-mode=interleaved").parse().unwrap();
-    assert!(!rig.harness.push_event(gst::event::Caps::new(&caps)));
+    rig.harness.push_event(gst::event::Caps::new(&caps));
     let errors = rig.errors();
     assert!(errors.len() == 1 && errors[0].contains("add deinterlace before flashvsr"), "{errors:?}");
+    assert_eq!(rig.harness.push(rig.frame(0)), Err(gst::FlowError::NotNegotiated));
     let allowed = rig.element.static_pad("sink").unwrap().query_caps(None);
     assert!(!allowed.can_intersect(&caps), "{allowed}");
 }

@@ -54,11 +54,17 @@ pub const SMALL: &str = "video/x-raw,format=GRAY8,width=64,height=64,framerate=2
 
 impl Rig {
     pub fn new(properties: &[(&str, &str)], caps: &str) -> Self {
+        Self::with_sink(properties, caps, "ANY")
+    }
+
+    /// A rig with caps downstream.
+    pub fn with_sink(properties: &[(&str, &str)], caps: &str, sink: &str) -> Self {
         let element = element(properties);
         let bus = gst::Bus::new();
         element.set_bus(Some(&bus));
         let mut harness = gst_check::Harness::with_element(&element, Some("sink"), Some("src"));
         let parsed: gst::Caps = caps.parse().unwrap();
+        harness.set_sink_caps_str(sink);
         harness.set_src_caps(parsed.clone());
         Self { harness, element, bus, info: gst_video::VideoInfo::from_caps(&parsed).unwrap() }
     }

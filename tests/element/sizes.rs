@@ -7,10 +7,8 @@ use crate::rig::{Rig, SMALL};
 
 /// The output size of nine frames of `input`, with `sink` caps downstream.
 fn output_size(properties: &[(&str, &str)], input: &str, sink: Option<&str>) -> (u32, u32) {
-    let mut rig = Rig::new(properties, &SMALL.replace("width=64,height=64", input));
-    if let Some(sink) = sink {
-        rig.harness.set_sink_caps_str(sink);
-    }
+    let input = SMALL.replace("width=64,height=64", input);
+    let mut rig = Rig::with_sink(properties, &input, sink.unwrap_or("ANY"));
     rig.push(0..5);
     rig.eos();
     assert_eq!(rig.errors(), Vec::<String>::new());
@@ -40,6 +38,17 @@ fn a_size_that_downstream_fixes_wins_over_the_scale() {
     assert_eq!(output_size(&[], "width=16,height=16", Some("video/x-raw,width=128,height=128")), (128, 128));
     let crop = [("size-policy", "crop")];
     assert_eq!(output_size(&crop, "width=60,height=60", Some("video/x-raw,width=256,height=128")), (256, 128));
+}
+
+#[test]
+fn a_size_that_downstream_changes_midway_keeps_every_frame() {
+    let mut rig = Rig::new(&[], SMALL);
+    rig.push(0..3);
+    rig.harness.set_sink_caps_str("video/x-raw,width=100,height=90");
+    rig.push(3..5);
+    rig.eos();
+    let sizes: Vec<_> = rig.output().iter().map(|buffer| buffer.size()).collect();
+    assert_eq!(sizes, [128 * 128, 128 * 128, 128 * 128, 100 * 90, 100 * 90]);
 }
 
 #[test]
@@ -90,8 +99,7 @@ fn caps_go_between_the_frames_that_they_describe() {
 
 #[test]
 fn the_sink_pad_offers_what_can_become_the_fixed_output() {
-    let mut rig = Rig::new(&[], SMALL);
-    rig.harness.set_sink_caps_str("video/x-raw,format=I420,width=256,height=128");
+    let rig = Rig::with_sink(&[], SMALL, "video/x-raw,format=GRAY8,width=256,height=128");
     let allowed = rig.element.static_pad("sink").unwrap().query_caps(None);
     let first = allowed.structure(0).unwrap();
     assert_eq!((first.get("width"), first.get("height")), (Ok(128), Ok(64)), "{allowed}");
