@@ -45,7 +45,7 @@ pub(super) fn prepare_conv2d(weight: &HostTensor, bias: Option<&HostTensor>, par
 
 pub(super) fn causal_conv3d(backend: &CpuBackend, maps: &[CpuTensor], conv: &CpuConv3d) -> Result<Vec<CpuTensor>> {
     const KERNEL_TIME: usize = 4;
-    if maps.len() < KERNEL_TIME || maps.len() % 2 != 0 {
+    if maps.len() < KERNEL_TIME || !maps.len().is_multiple_of(2) {
         return Err(Error::Compute(format!("causal convolution over {} maps", maps.len())));
     }
     let maps = maps.iter().map(|m| m.with_halo(Halo::Replicate)).collect::<Result<Vec<_>>>()?;

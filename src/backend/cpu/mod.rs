@@ -154,6 +154,10 @@ impl Backend for CpuBackend {
         self.pool.install(|| color::color_fix(hq, lq, fix))
     }
 
+    fn add(&self, a: &CpuTensor, b: &CpuTensor) -> Result<CpuTensor> {
+        self.pool.install(|| picture::add(a, b))
+    }
+
     fn is_finite(&self, x: &CpuTensor) -> Result<bool> {
         self.pool.install(|| picture::is_finite(x))
     }

@@ -78,7 +78,7 @@ pub(super) fn silu(x: f32) -> f32 {
 /// GELU in its tanh form, `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))` = `x * sigmoid(2 * ...)`.
 #[inline(always)]
 pub(super) fn gelu(x: f32) -> f32 {
-    const SCALE: f32 = 1.595_769_1; // 2 * sqrt(2 / pi)
+    const SCALE: f32 = 2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2; // 2 sqrt(2 / pi)
     x / (1.0 + exp(-SCALE * (x + 0.044_715 * x * x * x)))
 }
 
