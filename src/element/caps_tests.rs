@@ -32,8 +32,8 @@ fn a_size_is_scaled_and_halves_round_to_even() {
 
 #[test]
 fn ranges_and_lists_are_scaled() {
-    let given = "width=[16, 1920], height={ (int)10, [20, 30], (int)40 }";
-    let expected = "width=[32, 3840], height={ (int)20, [40, 60], (int)80 }";
+    let given = "width=[16, 1920], height={ (int)10, (int)37, (int)40 }";
+    let expected = "width=[32, 3840], height={ (int)20, (int)74, (int)80 }";
     assert_eq!(exact(pad(2.0), Sink, given), caps(expected));
 }
 

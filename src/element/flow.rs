@@ -29,7 +29,10 @@ impl FlashVsr {
 
     /// The next frame that is ready, after the events in front of it have been sent.
     pub(super) fn next(&self) -> Result<Option<gst::Buffer>, gst::FlowError> {
-        while let Some(event) = self.state.lock().session.as_mut().and_then(Session::pop_event) {
+        // Bound by `let` and not in a `while let`, so that the lock is not held across the push.
+        loop {
+            let event = self.state.lock().session.as_mut().and_then(Session::pop_event);
+            let Some(event) = event else { break };
             self.obj().src_pad().push_event(event);
         }
         let Some(carrier) = self.state.lock().session.as_mut().and_then(Session::pop_carrier) else {

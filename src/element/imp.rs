@@ -60,9 +60,6 @@ impl ObjectImpl for FlashVsr {
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         self.settings.lock().set(pspec.name(), value);
-        if matches!(pspec.name(), "scale" | "size-policy") {
-            self.obj().reconfigure_src();
-        }
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
