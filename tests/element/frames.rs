@@ -150,6 +150,51 @@ fn format_has_flat_bytes(format: &str) -> bool {
 }
 
 #[test]
+fn colours_keep_their_channel() {
+    for (format, bytes) in [("RGB", 3), ("BGR", 3), ("RGBx", 4), ("xBGR", 4)] {
+        let caps = format!("video/x-raw,format={format},width=64,height=64,framerate=25/1");
+        let mut rig = Rig::new(&[("startup", "low-latency")], &caps);
+        let color = [200, 120, 40, 160];
+        let mut pixels = color[..bytes].repeat(64 * 64);
+        // The byte that is not used has any value.
+        let unused = ["RGBx", "xBGR"].iter().position(|&name| name == format).map(|i| [3, 0][i]);
+        if let Some(unused) = unused {
+            pixels.iter_mut().skip(unused).step_by(4).for_each(|byte| *byte = 7);
+        }
+        for _ in 0..3 {
+            rig.harness.push(gst::Buffer::from_slice(pixels.clone())).unwrap();
+        }
+        rig.eos();
+        let output = rig.output();
+        assert_eq!(output.len(), 3);
+        for buffer in output {
+            let map = buffer.map_readable().unwrap();
+            for byte in (0..bytes).filter(|&byte| Some(byte) != unused) {
+                let samples = map.iter().skip(byte).step_by(bytes);
+                let mean = samples.map(|&n| f64::from(n)).sum::<f64>() / (128.0 * 128.0);
+                assert!((mean - f64::from(color[byte])).abs() < 1.5, "{format}, byte {byte}: {mean}");
+            }
+        }
+    }
+}
+
+#[test]
+fn strides_and_offsets_of_a_buffer_are_honoured() {
+    let mut rig = Rig::new(&[("startup", "low-latency")], SMALL);
+    let (stride, offset) = (96, 32);
+    let mut data = vec![255; offset + stride * 64];
+    for row in data[offset..].chunks_mut(stride) {
+        row[..64].fill(level(1));
+    }
+    let mut buffer = gst::Buffer::from_slice(data);
+    let (format, flags) = (gst_video::VideoFormat::Gray8, gst_video::VideoFrameFlags::empty());
+    gst_video::VideoMeta::add_full(buffer.make_mut(), flags, format, 64, 64, &[offset], &[stride as i32]).unwrap();
+    rig.harness.push(buffer).unwrap();
+    rig.eos();
+    assert_eq!(rig.numbers(), [1]);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_pictures_and_another_seed_others() {
     let pictures = |seed| {
         let mut rig = Rig::new(&[("seed", seed), ("startup", "low-latency"), ("color-fix", "none")], SMALL);
