@@ -28,6 +28,13 @@ def measure(command, case, args):
     return statistics.median(json.loads(lines[-1])["seconds"])
 
 
+def build():
+    """Builds the bench and gives its path, so that cargo does not run between measurements."""
+    command = ["cargo", "bench", "--bench", "cpu", "--no-run", "--message-format=json"]
+    lines = subprocess.run(command, check=True, cwd=HERE.parent, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return next(path for path in (json.loads(line).get("executable") for line in reversed(lines)) if path)
+
+
 def cpu_name():
     """The processor's name, where the system tells."""
     try:
@@ -46,8 +53,7 @@ def main():
     args = parser.parse_args()
 
     peer = [sys.executable, str(HERE / "pytorch_peer.py")]
-    sides = [["cargo", "bench", "--quiet", "--bench", "cpu", "--"], peer, [*peer, "--pack"]]
-    subprocess.run(["cargo", "bench", "--quiet", "--bench", "cpu", "--no-run"], check=True, cwd=HERE.parent)
+    sides = [[build()], peer, [*peer, "--pack"]]
     for side in sides[1:]:
         subprocess.run([*side, "--check", "--threads", str(args.threads)], check=True, stdout=subprocess.DEVNULL)
 
