@@ -22,8 +22,8 @@ pub struct Args {
     /// The file to write: .mp4, .mov or .mkv
     pub output: PathBuf,
 
-    /// Directory of the FlashVSR v1.1 checkpoint
-    #[arg(long, value_name = "DIR", env = "FLASHVSR_MODEL")]
+    /// Directory of the FlashVSR v1.1 checkpoint; $FLASHVSR_MODEL if not given
+    #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 
     /// Size of the output relative to the input, 1 to 8; the model was trained for 4

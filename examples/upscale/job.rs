@@ -9,8 +9,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use gst::prelude::*;
 use gstflashvsr::upscaler::{Geometry, Size};
 use gstreamer as gst;
@@ -56,8 +57,9 @@ impl Job {
         let decoder = video_branch(&pipeline, args, model, &muxer, &tally)?;
         let video = decoder.static_pad("sink").context("a decoder without a sink pad")?;
         let audio = AudioOutput { pipeline: pipeline.clone(), muxer, container, tally: tally.clone() };
-        parser.connect_no_more_pads(move |parser| {
-            if let Err(error) = connect_streams(parser, &queues, &video, &audio) {
+        let tracks = AtomicUsize::new(0);
+        parser.connect_pad_added(move |parser, pad| {
+            if let Err(error) = connect_stream(pad, &queues, &video, &audio, &tracks) {
                 gst::element_error!(parser, gst::StreamError::Failed, ["{error:#}"]);
             }
         });
@@ -65,27 +67,30 @@ impl Job {
     }
 }
 
-/// Connects the first video stream and every audio track. Runs before the first buffer flows.
-fn connect_streams(parser: &gst::Element, queues: &gst::Element, video: &gst::Pad, audio: &AudioOutput) -> Result<()> {
-    let mut tracks = 0;
-    for pad in parser.src_pads() {
-        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-        let kind = caps.structure(0).map_or("unknown", |structure| structure.name().as_str());
-        let is_audio = kind.starts_with("audio/");
-        let is_video = kind.starts_with("video/") || kind.starts_with("image/");
-        if !is_audio && (!is_video || video.is_linked()) {
-            audio.tally.note(format!("a stream of type {kind} is left out"));
-            continue;
-        }
-        let queued = through_queue(queues, &pad)?;
-        if is_audio {
-            tracks += 1;
-            audio.connect(&queued, &caps, tracks)?;
-        } else {
-            queued.link(video).with_context(|| format!("video of type {kind} cannot be decoded"))?;
-        }
+/// Connects the first video stream and every audio track. parsebin adds the pads of all streams, video first, before the
+/// first buffer flows.
+fn connect_stream(
+    pad: &gst::Pad,
+    queues: &gst::Element,
+    video: &gst::Pad,
+    audio: &AudioOutput,
+    tracks: &AtomicUsize,
+) -> Result<()> {
+    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+    let kind = caps.structure(0).map_or("unknown", |structure| structure.name().as_str());
+    let is_video = kind.starts_with("video/") || kind.starts_with("image/");
+    if is_video && !video.is_linked() {
+        let queued = through_queue(queues, pad)?;
+        queued.link(video).with_context(|| format!("video of type {kind} cannot be decoded"))?;
+    } else if !video.is_linked() {
+        bail!("the input has no video stream");
+    } else if kind.starts_with("audio/") {
+        let number = 1 + tracks.fetch_add(1, Ordering::Relaxed);
+        audio.connect(&through_queue(queues, pad)?, &caps, number)?;
+    } else {
+        audio.tally.note(format!("a stream of type {kind} is left out"));
     }
-    if video.is_linked() { Ok(()) } else { Err(anyhow::anyhow!("the input has no video stream")) }
+    Ok(())
 }
 
 /// Leads a stream through a queue of its own and returns the end of it.

@@ -17,9 +17,10 @@ pub fn check_input(input: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The directory of the model: the one given, or that of the source tree.
+/// The directory of the model: the one given, or `$FLASHVSR_MODEL`, or that of the source tree.
 pub fn model(given: Option<&Path>) -> Result<PathBuf> {
-    let Some(model) = given else {
+    let environment = std::env::var_os("FLASHVSR_MODEL").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let Some(model) = given.map(Path::to_owned).or(environment) else {
         let noise = Path::new(NOISE_MODEL);
         ensure!(noise.is_dir(), "no model: point --model or FLASHVSR_MODEL at the FlashVSR v1.1 files");
         eprintln!(
@@ -33,7 +34,7 @@ pub fn model(given: Option<&Path>) -> Result<PathBuf> {
         "there is no model directory \"{}\"; point --model or FLASHVSR_MODEL at the FlashVSR v1.1 files",
         model.display()
     );
-    Ok(model.to_owned())
+    Ok(model)
 }
 
 /// The output file, known to be writable.

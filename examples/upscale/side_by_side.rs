@@ -172,7 +172,7 @@ mod imp {
                 vec![
                     template("left", gst::PadDirection::Sink, gst_base::AggregatorPad::static_type()),
                     template("right", gst::PadDirection::Sink, gst_base::AggregatorPad::static_type()),
-                    template("src", gst::PadDirection::Src, gst::Pad::static_type()),
+                    template("src", gst::PadDirection::Src, gst_base::AggregatorPad::static_type()),
                 ]
             });
             &TEMPLATES
