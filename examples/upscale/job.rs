@@ -163,7 +163,7 @@ fn video_branch(
         let input = Size::new(info.width() as usize, info.height() as usize);
         let wanted = Geometry::scaled_size(input, scale);
         let even = Size::new((wanted.width & !1).max(2), (wanted.height & !1).max(2));
-        if !crops && (even != wanted || std::env::var("FLASHVSR_STANDIN").is_ok()) {
+        if !crops && even != wanted {
             let caps = gst_video::VideoCapsBuilder::new().width(even.width as i32).height(even.height as i32);
             size.set_property("caps", caps.build());
         }
@@ -218,9 +218,6 @@ fn small_queue() -> Result<gst::Element> {
 }
 
 fn upscaler(args: &Args, model: &Path) -> Result<gst::Element> {
-    if let Ok(standin) = std::env::var("FLASHVSR_STANDIN") {
-        return make(&standin);
-    }
     let upscaler = make("flashvsr")?;
     upscaler.set_property("model", model.to_string_lossy().as_ref());
     upscaler.set_property("scale", args.scale);

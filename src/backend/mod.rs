@@ -7,6 +7,7 @@ pub mod cpu;
 mod grid;
 pub mod noise;
 mod picture;
+pub mod plan;
 mod rope;
 
 pub use grid::{GROUP_FRAMES, Grid, WINDOW_SIDE, WINDOW_TOKENS};
@@ -135,7 +136,7 @@ pub trait Backend: Send + Sync + 'static {
     /// A convolution from `weight (out, parts * in, 3, 3)` and `bias (out)`; `parts` (1 or 2) maps feed it side by side.
     fn prepare_conv2d(&self, weight: &HostTensor, bias: Option<&HostTensor>, parts: usize) -> Result<Self::Conv2d>;
 
-    /// Nearest x2 upsampling, a 1x1 convolution `grow (g * mid, in)` whose output channels hold g time steps of `mid`
+    /// Nearest x2 upsampling, a 1x1 convolution `grow (g * mid, in, 1, 1)` whose output channels hold g time steps of `mid`
     /// channels each, earliest first, and a 3x3 convolution `weight (out, mid, 3, 3)`. All linear, so implementations may
     /// merge them.
     fn prepare_upsample_conv(&self, grow: &HostTensor, weight: &HostTensor) -> Result<Self::UpsampleConv>;

@@ -42,8 +42,8 @@ impl Config {
     /// of a model of these sizes is there.
     ///
     /// # Errors
-    /// [`Error::Tensor`] names the first tensor that is missing or does not fit the others, or the first size
-    /// that `config.json` gives otherwise.
+    /// [`Error::Tensor`] names the first tensor that is missing or does not fit the others, [`Error::Read`] the first size
+    /// of which `config.json` says otherwise.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
         let Checkpoint { dit, lq, decoder, prompt, residual, declared } = checkpoint;
         let width = Free("dim", 1..=16384);

@@ -2,15 +2,20 @@
 
 //! One stream: frames in, frames out. [`open`] loads a model once per process; [`Model::stream`] starts a stream on it.
 
+mod plan;
+mod registry;
+mod upscaler;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use crate::backend::{ColorFix, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy};
-pub use crate::model::Version;
+pub use crate::model::{Cancel, Version};
 pub use crate::stream::Startup;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+pub use plan::{Plan, plan};
+pub use registry::open;
 
 /// Which model to load, and where it is to run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -58,27 +63,6 @@ impl Default for Options {
     }
 }
 
-/// A flag by which another thread interrupts inference.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Interrupts inference at the next operation: it returns [`Error::Cancelled`].
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Takes the interruption back.
-    pub fn clear(&self) {
-        self.0.store(false, Ordering::Release);
-    }
-
-    /// [`Error::Cancelled`] if interrupted.
-    pub fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Acquire) { Err(Error::Cancelled) } else { Ok(()) }
-    }
-}
-
 /// A loaded model on a device. Streams share it.
 pub trait Model: Send + Sync {
     /// Starts a stream.
@@ -89,6 +73,15 @@ pub trait Model: Send + Sync {
 
     /// The device that runs it, in words ("CPU, 8 threads").
     fn device(&self) -> String;
+}
+
+/// Counters of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Temporal windows that the network has run.
+    pub windows: u64,
+    /// Frames for which the network gave values that are not finite, and the resized input was shown instead.
+    pub replaced: u64,
 }
 
 /// One stream: N frames in, N frames out.
@@ -109,14 +102,10 @@ pub trait Stream: Send {
     /// [`Error::Settings`] if none is ready or `out` has another size.
     fn pop(&mut self, out: &mut FrameMut<'_>) -> Result<()>;
 
-    /// Forgets every frame and all temporal state.
+    /// Forgets every frame and all temporal state. Due after an error, [`crate::Error::Cancelled`] included, and after
+    /// anything that breaks the flow of time.
     fn reset(&mut self);
-}
 
-/// Loads a model, or hands out the one that is already loaded with the same [`ModelSpec`].
-///
-/// # Errors
-/// [`Error::NotFound`], [`Error::Read`] or [`Error::Tensor`] for the checkpoint, [`Error::Settings`] for the device.
-pub fn open(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
-    todo!("{spec:?}")
+    /// What has happened since the stream was made.
+    fn stats(&self) -> Stats;
 }

@@ -6,121 +6,38 @@
 //! Every value lives in a flat arena and is referred to by its index. So a pickle can neither nest deeper than our own
 //! stack, nor grow by referring to itself: what is kept is bounded by [`MAX_OPERATIONS`].
 
+mod input;
+mod value;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::dtype::DType;
+use input::Input;
+use value::{Global, Storage, Value, excerpt};
+
+pub(super) use value::View;
 
 /// Operations of the pickle machine. A tensor takes about forty.
 const MAX_OPERATIONS: usize = 1 << 20;
 /// Dimensions of a tensor.
 const MAX_RANK: usize = 8;
 
+/// Bytes of a tensor's key and of its storage's. One long string may be referred to many times.
+const MAX_KEY: usize = 1024;
+
 /// Why a pickle is refused.
 type Result<T, E = String> = std::result::Result<T, E>;
 
-/// A tensor as a pickle describes it: a strided view of a storage. Nothing has been checked against the storage yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct View<'a> {
-    /// Name of the storage's entry under `data/`.
-    pub storage: &'a str,
-    pub dtype: DType,
-    /// Elements of the storage.
-    pub storage_len: usize,
-    /// First element.
-    pub offset: usize,
-    pub shape: Vec<usize>,
-    /// In elements, one per dimension.
-    pub strides: Vec<usize>,
-}
-
 /// The tensors of a pickled state dict by their keys; those of a bare tensor, under the empty key.
 pub(super) fn read(input: &[u8]) -> Result<Vec<(&str, View<'_>)>> {
-    let mut machine = Machine { input, ..Machine::default() };
+    let mut machine = Machine::new(Input::new(input));
     let root = machine.run()?;
     machine.state_dict(root)
 }
 
-/// The callables that are understood.
-#[derive(Debug, Clone, Copy)]
-enum Global {
-    OrderedDict,
-    RebuildTensor,
-    RebuildParameter,
-    Storage(DType),
-}
-
-impl Global {
-    fn find(module: &str, name: &str) -> Result<Self> {
-        Ok(match (module, name) {
-            ("collections", "OrderedDict") => Self::OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
-            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
-            ("torch", "FloatStorage") => Self::Storage(DType::F32),
-            ("torch", "HalfStorage") => Self::Storage(DType::F16),
-            ("torch", "BFloat16Storage") => Self::Storage(DType::Bf16),
-            ("torch", "DoubleStorage") => Self::Storage(DType::Other("f64")),
-            ("torch", "LongStorage") => Self::Storage(DType::Other("i64")),
-            ("torch", "IntStorage") => Self::Storage(DType::Other("i32")),
-            ("torch", "ShortStorage") => Self::Storage(DType::Other("i16")),
-            ("torch", "CharStorage") => Self::Storage(DType::Other("i8")),
-            ("torch", "ByteStorage") => Self::Storage(DType::Other("u8")),
-            ("torch", "BoolStorage") => Self::Storage(DType::Other("bool")),
-            _ => {
-                let (module, name) = (excerpt(module), excerpt(name));
-                return Err(format!("refused: its pickle calls {module}.{name}, which no checkpoint of weights needs"));
-            }
-        })
-    }
-}
-
-/// A value on the machine's stack; what is larger than a word lies in an arena of [`Machine`].
-#[derive(Debug, Clone, Copy)]
-enum Value<'a> {
-    Int(i64),
-    Str(&'a str),
-    Global(Global),
-    /// A range of [`Machine::items`].
-    Tuple(usize, usize),
-    /// An index into [`Machine::dicts`].
-    Dict(usize),
-    /// An index into [`Machine::storages`].
-    Storage(usize),
-    /// An index into [`Machine::views`].
-    Tensor(usize),
-    /// Its items are not kept.
-    List,
-    /// Something that no tensor depends on: None, a truth value, a float, bytes.
-    Opaque,
-}
-
-impl Value<'_> {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Int(_) => "an integer",
-            Self::Str(_) => "a string",
-            Self::Global(_) => "a name",
-            Self::Tuple(..) => "a tuple",
-            Self::Dict(_) => "a dictionary",
-            Self::Storage(_) => "a storage",
-            Self::Tensor(_) => "a tensor",
-            Self::List => "a list",
-            Self::Opaque => "a constant",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Storage<'a> {
-    key: &'a str,
-    dtype: DType,
-    len: usize,
-}
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Machine<'a> {
-    input: &'a [u8],
-    at: usize,
+    input: Input<'a>,
     stack: Vec<Value<'a>>,
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
@@ -131,10 +48,23 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    fn new(input: Input<'a>) -> Self {
+        Self {
+            input,
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            items: Vec::new(),
+            dicts: Vec::new(),
+            storages: Vec::new(),
+            views: Vec::new(),
+        }
+    }
+
     /// Runs up to STOP and returns the value that is left.
     fn run(&mut self) -> Result<Value<'a>> {
         for _ in 0..MAX_OPERATIONS {
-            let opcode = self.byte()?;
+            let opcode = self.input.byte()?;
             if opcode == b'.' {
                 return self.pop();
             }
@@ -146,8 +76,8 @@ impl<'a> Machine<'a> {
     fn step(&mut self, opcode: u8) -> Result<()> {
         match opcode {
             // PROTO, FRAME: say nothing that we need.
-            0x80 => _ = self.byte()?,
-            0x95 => _ = self.take(8)?,
+            0x80 => _ = self.input.byte()?,
+            0x95 => _ = self.input.take(8)?,
             // MARK
             b'(' => self.marks.push(self.stack.len()),
             // POP
@@ -164,70 +94,57 @@ impl<'a> Machine<'a> {
             0x85..=0x87 => self.tuple(usize::from(opcode - 0x84))?,
             // NONE, NEWTRUE, NEWFALSE
             b'N' | 0x88 | 0x89 => self.stack.push(Value::Opaque),
-            // BINFLOAT
+            // BINFLOAT, BINBYTES, SHORT_BINBYTES
             b'G' => self.opaque(8)?,
-            // BINBYTES, SHORT_BINBYTES
             b'B' => {
-                let len = self.size4()?;
+                let len = self.input.len()?;
                 self.opaque(len)?;
             }
             b'C' => {
-                let len = self.byte()?;
-                self.opaque(usize::from(len))?;
+                let len = self.input.short_len()?;
+                self.opaque(len)?;
             }
             // BININT1, BININT2, BININT, LONG1
-            b'K' => {
-                let value = self.byte()?;
-                self.stack.push(Value::Int(i64::from(value)));
-            }
-            b'M' => {
-                let value = u16::from_le_bytes(self.array()?);
-                self.stack.push(Value::Int(i64::from(value)));
-            }
-            b'J' => {
-                let value = i32::from_le_bytes(self.array()?);
-                self.stack.push(Value::Int(i64::from(value)));
-            }
-            0x8a => {
-                let value = self.long()?;
-                self.stack.push(Value::Int(value));
-            }
+            b'K' => self.stack.push(Value::Int(self.input.byte()?.into())),
+            b'M' => self.stack.push(Value::Int(self.input.u16()?.into())),
+            b'J' => self.stack.push(Value::Int(self.input.i32()?.into())),
+            0x8a => self.stack.push(Value::Int(self.input.long()?)),
             // BINUNICODE, SHORT_BINUNICODE
             b'X' => {
-                let len = self.size4()?;
-                self.string(len)?;
+                let len = self.input.len()?;
+                self.stack.push(Value::Str(self.input.text(len)?));
             }
             0x8c => {
-                let len = self.byte()?;
-                self.string(usize::from(len))?;
+                let len = self.input.short_len()?;
+                self.stack.push(Value::Str(self.input.text(len)?));
             }
             // BINPUT, LONG_BINPUT, MEMOIZE
             b'q' => {
-                let index = self.byte()?;
-                self.remember(u32::from(index))?;
+                let index = self.input.byte()?;
+                self.remember(index.into())?;
             }
             b'r' => {
-                let index = u32::from_le_bytes(self.array()?);
+                let index = self.input.u32()?;
                 self.remember(index)?;
             }
             0x94 => self.remember(u32::try_from(self.memo.len()).unwrap_or(u32::MAX))?,
             // BINGET, LONG_BINGET
             b'h' => {
-                let index = self.byte()?;
-                self.recall(u32::from(index))?;
+                let index = self.input.byte()?;
+                self.recall(index.into())?;
             }
             b'j' => {
-                let index = u32::from_le_bytes(self.array()?);
+                let index = self.input.u32()?;
                 self.recall(index)?;
             }
             // GLOBAL, STACK_GLOBAL
             b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
+                let (module, name) = (self.input.line()?, self.input.line()?);
                 self.stack.push(Value::Global(Global::find(module, name)?));
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let global = Global::find(string(module)?, string(name)?)?;
+                let global = Global::find(module.string()?, name.string()?)?;
                 self.stack.push(Value::Global(global));
             }
             b'Q' => self.persistent_id()?,
@@ -249,63 +166,23 @@ impl<'a> Machine<'a> {
                 let count = self.since_mark()?;
                 self.append(count)?;
             }
-            _ => return Err(format!("its pickle has the unknown operation {opcode:#04x} at byte {}", self.at - 1)),
+            _ => {
+                return Err(format!(
+                    "its pickle has the unknown operation {opcode:#04x} at byte {}",
+                    self.input.position() - 1
+                ));
+            }
         }
         Ok(())
     }
 
-    // Input.
-
-    fn take(&mut self, len: usize) -> Result<&'a [u8]> {
-        let bytes = self.at.checked_add(len).and_then(|end| self.input.get(self.at..end));
-        let bytes = bytes.ok_or("its pickle is cut off")?;
-        self.at += len;
-        Ok(bytes)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        self.take(N)?.try_into().map_err(|_| "its pickle is cut off".into())
-    }
-
-    fn byte(&mut self) -> Result<u8> {
-        Ok(u8::from_le_bytes(self.array()?))
-    }
-
-    fn size4(&mut self) -> Result<usize> {
-        usize::try_from(u32::from_le_bytes(self.array()?)).map_err(|error| error.to_string())
-    }
-
-    /// LONG1: a little-endian two's complement number of as many bytes as its first byte says.
-    fn long(&mut self) -> Result<i64> {
-        let len = usize::from(self.byte()?);
-        let bytes = self.take(len)?;
-        let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
-        let mut word = [if negative { 0xff } else { 0 }; 8];
-        word.get_mut(..len).ok_or("its pickle has an integer of more than 64 bits")?.copy_from_slice(bytes);
-        Ok(i64::from_le_bytes(word))
-    }
-
-    fn string(&mut self, len: usize) -> Result<()> {
-        let text = std::str::from_utf8(self.take(len)?).map_err(|_| "its pickle has a string that is not UTF-8")?;
-        self.stack.push(Value::Str(text));
-        Ok(())
-    }
+    // Stack and memo.
 
     fn opaque(&mut self, len: usize) -> Result<()> {
-        self.take(len)?;
+        self.input.take(len)?;
         self.stack.push(Value::Opaque);
         Ok(())
     }
-
-    fn line(&mut self) -> Result<&'a str> {
-        let rest = self.input.get(self.at..).unwrap_or_default();
-        let len = rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle is cut off")?;
-        let line = self.take(len)?;
-        self.at += 1;
-        std::str::from_utf8(line).map_err(|_| "its pickle has a name that is not UTF-8".into())
-    }
-
-    // Stack and memo.
 
     fn pop(&mut self) -> Result<Value<'a>> {
         // What lies under a mark belongs to the operation that will close it.
@@ -320,7 +197,7 @@ impl<'a> Machine<'a> {
         Ok(self.stack.len().saturating_sub(mark))
     }
 
-    /// Removes the last `count` values, which lie in the returned range of [`Self::stack`] until it is truncated.
+    /// Where the last `count` values lie on the stack.
     fn last(&self, count: usize) -> Result<Range<usize>> {
         let floor = self.marks.last().copied().unwrap_or(0);
         let start = self.stack.len().checked_sub(count).filter(|&start| start >= floor);
@@ -394,7 +271,7 @@ impl<'a> Machine<'a> {
         if items.len() > MAX_RANK {
             return Err(format!("its pickle has a tensor of {} dimensions", items.len()));
         }
-        items.iter().map(|&item| size(item)).collect()
+        items.iter().map(|&item| item.size()).collect()
     }
 
     // Tensors.
@@ -407,8 +284,9 @@ impl<'a> Machine<'a> {
         else {
             return Err("its pickle names a storage in an unknown way".into());
         };
+        short(key)?;
         self.stack.push(Value::Storage(self.storages.len()));
-        self.storages.push(Storage { key, dtype, len: size(len)? });
+        self.storages.push(Storage { key, dtype, len: len.size()? });
         Ok(())
     }
 
@@ -425,7 +303,7 @@ impl<'a> Machine<'a> {
                     storage: storage.key,
                     dtype: storage.dtype,
                     storage_len: storage.len,
-                    offset: size(offset)?,
+                    offset: offset.size()?,
                     shape: self.sizes(shape)?,
                     strides: self.sizes(strides)?,
                 };
@@ -454,6 +332,7 @@ impl<'a> Machine<'a> {
         let mut tensors = Vec::new();
         for &(key, value) in dict {
             if let (Value::Str(key), Value::Tensor(index)) = (key, value) {
+                short(key)?;
                 tensors.push((key, self.view(index)?));
             }
         }
@@ -469,21 +348,6 @@ impl<'a> Machine<'a> {
     }
 }
 
-fn size(value: Value<'_>) -> Result<usize> {
-    match value {
-        Value::Int(value) => usize::try_from(value).map_err(|_| format!("its pickle has the size {value}")),
-        other => Err(format!("its pickle has {} in place of a size", other.kind())),
-    }
-}
-
-fn string<'a>(value: Value<'a>) -> Result<&'a str> {
-    match value {
-        Value::Str(text) => Ok(text),
-        other => Err(format!("its pickle has {} in place of a string", other.kind())),
-    }
-}
-
-/// The beginning of a string of unknown length, for an error message.
-fn excerpt(text: &str) -> String {
-    text.chars().take(64).flat_map(char::escape_debug).collect()
+fn short(key: &str) -> Result<()> {
+    if key.len() <= MAX_KEY { Ok(()) } else { Err(format!("its pickle has a key of {} bytes", key.len())) }
 }

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What a stream needs, known before its first frame: the stream's own code, run on a backend that only counts.
+
+use std::sync::Arc;
+
+use super::upscaler::Upscaler;
+use super::{Cancel, Geometry, Options, Size};
+use crate::backend::HostTensor;
+use crate::backend::plan::PlanBackend;
+use crate::error::Result;
+use crate::model::checkpoint::Weights;
+use crate::model::{Config, Network, Version};
+
+/// Memory and work of a stream in f32. Scratch memory inside an operation is not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Bytes of the weights, shared by all streams of a process.
+    pub weight_bytes: u64,
+    /// The most bytes of pictures, activations and caches that live at a time.
+    pub stream_bytes: u64,
+    /// Floating-point operations of a steady window (8 frames).
+    pub steady_flops: u64,
+}
+
+impl Plan {
+    /// Bytes of the weights and of one stream.
+    pub fn total_bytes(&self) -> u64 {
+        self.weight_bytes + self.stream_bytes
+    }
+}
+
+/// Weights of every shape asked for.
+struct AnyShape;
+
+impl Weights for AnyShape {
+    fn get(&self, _: &str, shape: &[usize]) -> Result<HostTensor> {
+        Ok(crate::backend::plan::zeros(shape)?)
+    }
+}
+
+/// Plans a stream of a model of the sizes `config`.
+///
+/// # Errors
+/// [`crate::Error::Settings`] as [`super::Model::stream`].
+pub fn plan(config: &Config, geometry: Geometry, options: Options) -> Result<Plan> {
+    let backend = Arc::new(PlanBackend::default());
+    let ledger = backend.ledger().clone();
+    let prompt = AnyShape.get("", &[1, config.prompt_tokens, config.text_dim])?;
+    let network = Network::from_weights(&*backend, config, Version::default(), [&AnyShape; 3], &prompt)?;
+    let weight_bytes = ledger.weight_bytes();
+    ledger.restart();
+    let kv_windows = options.kv_ratio.clamp(1.0, 1e3) as u64;
+    let mut stream = Upscaler::new(backend.clone(), Arc::new(network), geometry, options, Cancel::default())?;
+    let Size { width, height } = geometry.model;
+    // The first window, and then until the cache is full.
+    for frame in 1..=stream.frames_needed(kv_windows) {
+        stream.take(backend.empty_picture(height, width), frame)?;
+        stream.decode_all()?;
+    }
+    let stream_bytes = ledger.peak_bytes();
+    ledger.restart();
+    let (full, next) = (stream.frames_needed(kv_windows), stream.frames_needed(kv_windows + 1));
+    for frame in full + 1..=next {
+        stream.take(backend.empty_picture(height, width), frame)?;
+        stream.decode_all()?;
+    }
+    Ok(Plan { weight_bytes, stream_bytes, steady_flops: ledger.flops() })
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Every operation of a backend computes what its documentation says: against plain f64 loops, written without regard
+//! for speed or for how any backend does it. A new backend adds a line to [`on_every_backend`].
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod attention;
+mod colour;
+mod convolution;
+mod decoder;
+mod frames;
+mod reference;
+mod tokens;
+
+use gstflashvsr::backend::cpu::CpuBackend;
+
+/// The CPU backend, with a number of threads that divides few sizes.
+fn cpu() -> CpuBackend {
+    CpuBackend::new(3).expect("the CPU backend")
+}
+
+/// Makes a test of each check, which is generic over the backend.
+macro_rules! on_every_backend {
+    ($($promise:ident: $check:path,)*) => {
+        mod on_cpu {
+            $(#[test] fn $promise() { $check(&super::cpu()) })*
+        }
+    };
+}
+
+on_every_backend! {
+    rows_maps_and_pictures_come_back: crate::tokens::round_trips,
+    linear_has_every_epilogue: crate::tokens::linear,
+    linear_survives_large_values: crate::tokens::linear_of_large_values,
+    linear_reads_maps_in_row_major_order: crate::tokens::linear_of_maps,
+    layer_norm_scales_and_shifts: crate::tokens::layer_norm,
+    rms_norm_spans_the_whole_row: crate::tokens::rms_norm,
+    patches_are_embedded_in_window_order: crate::tokens::embed_patches,
+    denoise_undoes_the_patches: crate::tokens::denoise,
+    noise_is_the_published_function: crate::tokens::noise,
+    queries_and_keys_are_normed_and_rotated: crate::attention::qk_norm_rope,
+    draft_mask_keeps_the_strictly_largest: crate::attention::draft_mask,
+    draft_mask_drops_ties: crate::attention::draft_mask_ties,
+    attention_reads_what_the_mask_allows: crate::attention::block_sparse_attention,
+    attention_survives_large_scores: crate::attention::attention_of_large_scores,
+    cross_attention_is_dense: crate::attention::cross_attention,
+    pictures_become_depth: crate::convolution::pixel_unshuffle,
+    causal_convolution_replicates_its_border: crate::convolution::causal_conv3d,
+    norm_and_silu_work_per_position: crate::convolution::rms_norm_silu,
+    convolution_takes_past_skip_and_relu: crate::convolution::conv2d,
+    upsampling_grows_in_time: crate::convolution::upsample_conv,
+    decoder_input_is_depth_then_latent: crate::decoder::decoder_input,
+    maps_become_pictures: crate::decoder::to_picture,
+    nan_and_infinity_are_seen: crate::decoder::is_finite,
+    adain_moves_mean_and_deviation: crate::colour::adain,
+    wavelet_swaps_the_low_frequencies: crate::colour::wavelet,
+    no_colour_fix_changes_nothing: crate::colour::none,
+    eight_bit_frames_are_resized_as_in_pil: crate::frames::ingest_u8,
+    sixteen_bit_frames_are_resized_within_a_step_of_twelve: crate::frames::ingest_u16,
+    padding_repeats_the_edge: crate::frames::ingest_pads_with_the_edge,
+    output_is_clamped_and_rounded: crate::frames::emit,
+    what_goes_in_comes_out: crate::frames::every_level_survives,
+    frames_that_do_not_fit_are_refused: crate::frames::short_frames_are_refused,
+}

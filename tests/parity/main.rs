@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The network computes what the reference implementation computes.
+//!
+//! `tests/data/parity/README.md` describes the data. Everything that varies is taken from the files, so any directory of
+//! the same format will do: `FLASHVSR_PARITY_DIR=/path cargo test --release --test parity -- --nocapture`.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod clip;
+mod color;
+mod data;
+mod decoder;
+mod dit;
+mod full_block;
+mod lq_proj;
+mod pipeline;
+mod preprocess;
+mod report;
+
+use anyhow::Result;
+use gstflashvsr::backend::cpu::CpuBackend;
+
+use data::each_file;
+
+/// The backend under test: f32 on all cores.
+fn backend() -> CpuBackend {
+    CpuBackend::new(0).expect("the CPU backend")
+}
+
+#[test]
+fn lq_projection_streams_as_the_reference() -> Result<()> {
+    each_file("lq_proj", |data, report| lq_proj::check(&backend(), data, report))
+}
+
+#[test]
+fn dit_windows_match_with_their_masks_and_caches() -> Result<()> {
+    each_file("dit_window_", |data, report| dit::check(&backend(), data, report))
+}
+
+#[test]
+fn block_of_real_size_matches() -> Result<()> {
+    each_file("full_block", |data, report| full_block::check(&backend(), data, report))
+}
+
+#[test]
+fn decoder_carries_its_memory_from_window_to_window() -> Result<()> {
+    each_file("tcdecoder", |data, report| decoder::check(&backend(), data, report))
+}
+
+#[test]
+fn colours_are_fixed_as_in_the_reference() -> Result<()> {
+    each_file("color", |data, report| color::check(&backend(), data, report))
+}
+
+#[test]
+fn pipeline_matches_end_to_end() -> Result<()> {
+    each_file("pipeline", |data, report| pipeline::check(&backend(), data, report))
+}
+
+#[test]
+fn bf16_run_of_the_reference_lies_as_far_off_as_it_says() -> Result<()> {
+    each_file("bf16", |data, report| pipeline::check_bf16(&backend(), data, report))
+}
+
+#[test]
+fn preprocessing_output_and_schedule_match() -> Result<()> {
+    each_file("preprocess", |data, report| preprocess::check(&backend(), data, report))
+}
