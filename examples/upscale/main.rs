@@ -39,7 +39,7 @@ fn upscale(args: &Args) -> Result<Outcome> {
     paths::check_input(&args.input)?;
     let model = paths::model(args.model.as_deref())?;
     gst::init()?;
-    gstflashvsr::plugin_register_static()?;
+    gstflashvsr::register_static()?;
     let job = Job::new(args, &model, container)?;
     let output = paths::Output::claim(&args.input, &args.output)?;
     let result = run::run(&job);
