@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "KBIT", conflicts_with = "quality", value_parser = clap::value_parser!(u32).range(1..=102_400))]
     pub bitrate: Option<u32>,
 
-    /// Write the bicubic picture and ours side by side
+    /// Write the bicubic picture and ours side by side, in 8 bits
     #[arg(long)]
     pub compare: bool,
 

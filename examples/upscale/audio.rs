@@ -75,7 +75,7 @@ impl AudioOutput {
             if !raw.is_linked()
                 && let Err(error) = pad.link(&raw)
             {
-                gst::element_error!(decoder, gst::CoreError::Pad, ["decoded audio cannot be encoded: {error}"]);
+                gst::element_error!(decoder, gst::CoreError::Pad, ("decoded audio cannot be encoded: {error}"));
             }
         });
         self.pipeline.add(&decoder)?;

@@ -104,13 +104,19 @@ pub fn video_encoder(codec: Codec, rate: Rate) -> Result<[gst::Element; 2]> {
         Codec::H264 => (make("x264enc")?, make("h264parse")?),
         Codec::H265 => (make("x265enc")?, make("h265parse")?),
     };
+    // Without B-frames the decoding order is the presentation order. With them, the muxers derive the length of a variable
+    // rate track from its decoding times, and players may cut the last frames off.
+    match codec {
+        Codec::H264 => encoder.set_property("bframes", 0u32),
+        Codec::H265 => encoder.set_property("option-string", "bframes=0"),
+    }
     match (codec, rate) {
         (_, Rate::Bitrate(bitrate)) => encoder.set_property("bitrate", bitrate),
         (Codec::H264, Rate::Quality(crf)) => {
             encoder.set_property_from_str("pass", "qual");
             encoder.set_property("quantizer", crf);
         }
-        (Codec::H265, Rate::Quality(crf)) => encoder.set_property("option-string", format!("crf={crf}")),
+        (Codec::H265, Rate::Quality(crf)) => encoder.set_property("option-string", format!("bframes=0:crf={crf}")),
     }
     Ok([encoder, parser])
 }

@@ -60,7 +60,7 @@ impl Job {
         let tracks = AtomicUsize::new(0);
         parser.connect_pad_added(move |parser, pad| {
             if let Err(error) = connect_stream(pad, &queues, &video, &audio, &tracks) {
-                gst::element_error!(parser, gst::StreamError::Failed, ["{error:#}"]);
+                gst::element_error!(parser, gst::StreamError::Failed, ("{error:#}"));
             }
         });
         Ok(Self { pipeline, tally })
@@ -176,7 +176,7 @@ fn video_branch(
         if !raw.is_linked()
             && let Err(error) = pad.link(&raw)
         {
-            gst::element_error!(decoder, gst::CoreError::Pad, ["decoded video cannot be upscaled: {error}"]);
+            gst::element_error!(decoder, gst::CoreError::Pad, ("decoded video cannot be upscaled: {error}"));
         }
     });
     Ok(decoder)
@@ -199,11 +199,13 @@ fn compare(
     waiting.set_property("max-size-time", 0u64);
     let join = SideBySide::new(args.scale);
     let queue = small_queue()?;
-    pipeline.add_many([&tee, &waiting, &queue, join.upcast_ref()])?;
+    let (left, right) = (make("videoconvert")?, make("videoconvert")?);
+    pipeline.add_many([&tee, &waiting, &queue, &left, &right, join.upcast_ref()])?;
     gst::Element::link_many([front, &tee, &queue, &ours[0]])?;
-    tee.link(&waiting)?;
-    waiting.link_pads(Some("src"), &join, Some("left"))?;
-    ours[1].link_pads(Some("src"), &join, Some("right"))?;
+    gst::Element::link_many([&tee, &waiting, &left])?;
+    ours[1].link(&right)?;
+    left.link_pads(Some("src"), &join, Some("left"))?;
+    right.link_pads(Some("src"), &join, Some("right"))?;
     join.link(back)?;
     Ok(())
 }

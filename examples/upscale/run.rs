@@ -112,9 +112,11 @@ fn explain(error: &gst::message::Error, missing: &[String]) -> anyhow::Error {
         );
     }
     let message = error.error().message().to_owned();
-    // An internal error says what happened in its debug text alone.
+    // A general message says what happened in its debug text alone.
     match error.debug() {
-        Some(debug) if message.starts_with("Internal data") => anyhow!("{message} ({debug})"),
+        Some(debug) if message.starts_with("Internal data") || message.starts_with("GStreamer encountered") => {
+            anyhow!("{message} ({debug})")
+        }
         _ => anyhow!(message),
     }
 }

@@ -164,7 +164,9 @@ mod imp {
     impl ElementImpl for SideBySide {
         fn pad_templates() -> &'static [gst::PadTemplate] {
             static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-                let caps = gst_video::VideoCapsBuilder::new().build();
+                // Some releases of the converter leave the picture empty where it resizes more than 8 bits into a part of
+                // a frame.
+                let caps = gst_video::VideoCapsBuilder::new().format(gst_video::VideoFormat::I420).build();
                 let template = |name, direction, pad_type| {
                     gst::PadTemplate::with_gtype(name, direction, gst::PadPresence::Always, &caps, pad_type)
                         .expect("the caps and the type are right")
@@ -184,7 +186,7 @@ mod imp {
             if let gst::EventView::Caps(caps) = event.view()
                 && let Err(error) = self.set_caps(pad, caps.caps())
             {
-                gst::element_imp_error!(self, gst::CoreError::Negotiation, ["{error}"]);
+                gst::element_imp_error!(self, gst::CoreError::Negotiation, ("{error}"));
                 return false;
             }
             self.parent_sink_event(pad, event)
@@ -196,7 +198,7 @@ mod imp {
                 return if ended { Err(gst::FlowError::Eos) } else { Ok(gst::FlowSuccess::Ok) };
             };
             let mut out = self.compose(&left, &right).map_err(|error| {
-                gst::element_imp_error!(self, gst::StreamError::Failed, ["{error}"]);
+                gst::element_imp_error!(self, gst::StreamError::Failed, ("{error}"));
                 gst::FlowError::Error
             })?;
             {

@@ -146,8 +146,7 @@ impl Tally {
             }
             let next = info.buffer().and_then(|buffer| buffer.pts());
             tally.shared().cutoff = Some(running_time(pad, next).unwrap_or_default());
-            pad.send_event(gst::event::Eos::new());
-            gst::PadProbeReturn::Drop
+            end(pad, info)
         });
     }
 
@@ -160,8 +159,7 @@ impl Tally {
             if time.is_some_and(|time| time < cutoff) {
                 return gst::PadProbeReturn::Ok;
             }
-            pad.send_event(gst::event::Eos::new());
-            gst::PadProbeReturn::Drop
+            end(pad, info)
         });
     }
 }
@@ -180,4 +178,12 @@ pub enum Point {
 fn running_time(pad: &gst::Pad, pts: Option<gst::ClockTime>) -> Option<gst::ClockTime> {
     let segment = pad.sticky_event::<gst::event::Segment>(0)?;
     segment.segment().downcast_ref::<gst::ClockTime>()?.to_running_time(pts)
+}
+
+/// Ends the stream behind a pad in place of passing a buffer on, and says so upstream.
+fn end(pad: &gst::Pad, info: &mut gst::PadProbeInfo) -> gst::PadProbeReturn {
+    drop(info.take_buffer());
+    info.flow_res = Err(gst::FlowError::Eos);
+    pad.send_event(gst::event::Eos::new());
+    gst::PadProbeReturn::Handled
 }
