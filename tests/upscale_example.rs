@@ -304,14 +304,16 @@ fn wrong_inputs_are_refused_in_plain_words() {
 fn an_interrupt_ends_with_a_file_that_plays() {
     let dir = tempfile::tempdir().unwrap();
     clip(&dir, 3000, "I420");
-    let running = command(&["in.mp4", "out.mp4", "--scale", "4", "--startup", "low-latency", "--threads", "1"], &dir)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut running =
+        command(&["in.mp4", "out.mp4", "--scale", "4", "--startup", "low-latency", "--threads", "1"], &dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
     // The output grows as soon as the first frames are encoded.
     let output = dir.path().join("out.mp4");
     while !std::fs::metadata(&output).is_ok_and(|file| file.len() > 0) {
+        assert!(running.try_wait().unwrap().is_none(), "it ended before it wrote anything");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let killed = Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap();

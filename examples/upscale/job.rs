@@ -241,7 +241,7 @@ fn pad(element: &gst::Element, name: &str) -> Result<gst::Pad> {
 fn on_caps(pad: &gst::Pad, act: impl Fn(&gst_video::VideoInfo) + Send + Sync + 'static) {
     pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
         if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view())
-            && let Ok(info) = gst_video::VideoInfo::from_caps(&caps.caps_owned())
+            && let Ok(info) = gst_video::VideoInfo::from_caps(caps.caps())
         {
             act(&info);
         }

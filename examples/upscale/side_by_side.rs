@@ -65,7 +65,7 @@ mod imp {
 
         /// Takes new caps; with those of both sides known, sets up the output.
         fn set_caps(&self, pad: &gst_base::AggregatorPad, caps: &gst::CapsRef) -> Result<(), glib::BoolError> {
-            let info = gst_video::VideoInfo::from_caps(&caps.to_owned())?;
+            let info = gst_video::VideoInfo::from_caps(caps)?;
             let mut state = self.state();
             if *pad == self.left {
                 state.left = Some(info)
