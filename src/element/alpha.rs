@@ -105,7 +105,10 @@ struct Grid {
 
 impl Grid {
     fn new(frame: &impl VideoFrameExt, component: u8) -> Result<Self> {
-        let positive = |n: i32| usize::try_from(n).ok().filter(|&n| n > 0).ok_or_else(mapping);
+        let positive = |n: i32| {
+            let n = usize::try_from(n).ok().filter(|&n| n > 0);
+            n.ok_or_else(|| Failure::Map(gst::glib::bool_error!("a stride is not positive")))
+        };
         let component = component.into();
         Ok(Self { row: positive(frame.comp_stride(component))?, pixel: positive(frame.comp_pstride(component))? })
     }

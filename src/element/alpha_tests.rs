@@ -113,6 +113,27 @@ fn the_same_size_keeps_every_sample() {
 }
 
 #[test]
+fn strides_of_a_buffer_are_honoured() {
+    let size = Size::new(5, 3);
+    let geometry = Geometry::new(size, size, SizePolicy::Pad).unwrap();
+    let info = info(VideoFormat::Rgba, size);
+    let mut subject = Alpha::new(&info, &info, geometry).unwrap().unwrap();
+    // Rows of 5 pixels, and then 3 that are not part of the picture.
+    let mut padded = gst::Buffer::from_slice((0..3 * 8 * 4).collect::<Vec<u8>>());
+    let flags = gst_video::VideoFrameFlags::empty();
+    let meta = padded.get_mut().unwrap();
+    gst_video::VideoMeta::add_full(meta, flags, VideoFormat::Rgba, 5, 3, &[0], &[32]).unwrap();
+    let mut carrier = gst::Buffer::new();
+    subject.keep(&padded, carrier.get_mut().unwrap()).unwrap();
+    subject.restore(&carrier, padded.get_mut().unwrap()).unwrap();
+    let mut plain = gst::Buffer::with_size(info.size()).unwrap();
+    subject.restore(&carrier, plain.get_mut().unwrap()).unwrap();
+    let expected: Vec<Vec<u16>> = (0..3).map(|y| (0..5).map(|x| 257 * (32 * y + 4 * x + 3)).collect()).collect();
+    assert_eq!(alpha(&info, &plain), expected);
+    assert!(padded.map_readable().unwrap().iter().copied().eq(0..96), "nothing else is touched");
+}
+
+#[test]
 fn one_sample_that_differs_is_seen() {
     let size = Size::new(5, 3);
     let geometry = Geometry::new(size, size, SizePolicy::Pad).unwrap();
@@ -146,6 +167,18 @@ fn flat_parts_stay_flat_beside_an_edge() {
         assert!(row[..36].iter().all(|&sample| sample == 0), "{row:?}");
         assert!(row[44..].iter().all(|&sample| sample == u16::MAX), "{row:?}");
         assert!(row.windows(2).all(|pair| pair[0] <= pair[1]), "no ringing: {row:?}");
+    }
+}
+
+#[test]
+fn the_filter_is_the_cubic_that_passes_through_its_samples() {
+    let (info, buffer, _) =
+        passed(VideoFormat::Rgba64Le, doubled(40, 40), &|x, _| if x == 20 { 0x8000 } else { 0x4000 });
+    let weights: Vec<f64> =
+        (0..4).map(|i| (f64::from(alpha(&info, &buffer)[40][41 + i]) - 16384.0) / 16384.0).collect();
+    // Keys' kernel, a = -0.5, at 0.25, 0.75, 1.25 and 1.75 pixels.
+    for (got, expected) in weights.iter().zip([0.8672, 0.2266, -0.0703, -0.0234]) {
+        assert!((got - expected).abs() < 0.002, "{weights:?}");
     }
 }
 
