@@ -154,7 +154,7 @@ fn planar_and_deep_alpha_survive() {
         for buffer in output {
             let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(&buffer, &info).unwrap();
             let (at, pixel) = (info.comp_plane(3), info.comp_pstride(3) as usize);
-            let data = &frame.plane_data(at.into()).unwrap()[info.comp_poffset(3) as usize..];
+            let data = &frame.plane_data(at).unwrap()[info.comp_poffset(3) as usize..];
             let stride = info.comp_stride(3) as usize;
             let samples = data.chunks(stride).take(76).flat_map(|row| row.iter().step_by(pixel).take(108));
             assert!(samples.copied().all(|sample| sample == 0x66), "{format}");
