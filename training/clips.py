@@ -255,12 +255,12 @@ def inverse(angle, zoom):
     return np.array([[c, s], [-s, c]])
 
 
-def turn(picture, centre, angle, zoom, size):
+def turn(picture, centre, angle, zoom, size, filter_=Image.BILINEAR):
     """The square view of `size` pixels of `picture` around `centre`, turned by `angle`, enlarged by `zoom`."""
     matrix = inverse(angle, zoom)
     offset = np.asarray(centre) - matrix @ np.full(2, size / 2)
     data = (*matrix[0], offset[0], *matrix[1], offset[1])
-    return picture.transform((size, size), Image.AFFINE, data, Image.BILINEAR)
+    return picture.transform((size, size), Image.AFFINE, data, filter_)
 
 
 def main():

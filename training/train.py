@@ -18,6 +18,7 @@ import queue
 import shutil
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
@@ -55,20 +56,25 @@ class Progress:
 
     def __init__(self, deadline, steps, override):
         self.deadline, self.steps, self.override = deadline, steps, override
-        self.value, self.step_time, self.last = 0.0, None, time.time()
+        self.value, self.recent, self.last = 0.0, deque(maxlen=40), time.time()
+
+    @property
+    def step_time(self):
+        """Median of the latest steps: a pause of the whole process says nothing about speed."""
+        return float(np.median(self.recent))
 
     def advance(self):
+        now = time.time()
+        self.recent.append(now - self.last)
+        self.last = now
         if self.steps:
             self.value = min(1.0, self.value + 1 / self.steps)
             return
         if os.path.exists(self.override):
             with open(self.override, encoding="utf-8") as file:
                 self.deadline = clock(file.read().strip())
-        now = time.time()
-        taken, self.last = now - self.last, now
-        # A pause of the whole process is one long step: it shortens what remains, but says nothing about speed.
-        if self.step_time is None or taken < 5 * self.step_time:
-            self.step_time = taken if self.step_time is None else 0.97 * self.step_time + 0.03 * taken
+        if len(self.recent) < 10:
+            return
         remaining = self.deadline - now
         if remaining <= self.step_time:
             self.value = 1.0
@@ -177,7 +183,7 @@ def coarse(condition, rng):
     n, c, t, height, width = condition.shape
     small = F.avg_pool2d(condition.transpose(1, 2).flatten(0, 1), 8)
     smooth = F.interpolate(small, (height, width), mode="bilinear").reshape(n, t, c, height, width).transpose(1, 2)
-    keep = torch.from_numpy(rng.random(n) >= 0.15).to(condition).view(n, 1, 1, 1, 1)
+    keep = torch.from_numpy(rng.random(n) >= 0.1).to(condition).view(n, 1, 1, 1, 1)
     return condition * keep + smooth * (1 - keep), keep.flatten().bool()
 
 
@@ -291,7 +297,7 @@ class Training:
         noise = torch.from_numpy(rng.standard_normal((n, 16, sum(windows), height // 8, width // 8), np.float32))
         latents, _ = self.model.latents(source, noise.to(self.device), windows)
         source, target = source[:, :, :frames - 4], target[:, :, :frames - 4]
-        condition, whole = coarse(source, rng) if progress < 0.7 else (source, [True] * n)
+        condition, whole = coarse(source, rng) if progress < 0.6 else (source, [True] * n)
         with torch.autocast(self.device, torch.bfloat16, cache_enabled=False):
             output, _ = self.model.decode(latents, condition)
         if self.model.config.get("residual"):
@@ -328,6 +334,7 @@ class Training:
         if self.step == 0:
             self.evaluate()
         recent, last = [], time.time()
+        self.progress.last = last
         while self.progress.value < 1:
             recent.append(self.train_step())
             self.progress.advance()
@@ -337,7 +344,7 @@ class Training:
                 self.log(f"{self.step} progress {self.progress.value:.3f} left {self.progress.remaining_steps()} "
                          f"lr {self.optimizer.param_groups[0]['lr']:.1e} loss {loss:.4f} gradient {norm:.3f} "
                          f"x2 {means[0]:+.2f} dB x4 {means[1]:+.2f} dB latents {spread:.2f} "
-                         f"{self.progress.step_time or 0:.2f} s/step queue {self.loader.queue.qsize()}")
+                         f"{self.progress.step_time:.2f} s/step queue {self.loader.queue.qsize()}")
                 recent = []
             if time.time() - last > 60 * args.evaluate_minutes:
                 self.evaluate()
@@ -355,10 +362,10 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--until", help="deadline as HH:MM instead of --minutes")
     parser.add_argument("--steps", type=int, default=0, help="number of steps instead of a deadline (repeatable)")
-    parser.add_argument("--lr", type=float, default=4e-4)
+    parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--dit-rate", type=float, default=0.5, help="learning rate of DiT and projection, relative")
-    parser.add_argument("--optimizer", choices=["adam", "muon"], default="adam")
-    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--optimizer", choices=["adam", "muon"], default="muon")
+    parser.add_argument("--ema", type=float, default=0.997)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2, help="batches computed side by side and averaged")
     parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
