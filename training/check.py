@@ -14,6 +14,11 @@ TOLERANCE = 1e-4
 TINY = {"dim": 256, "ffn": 512, "layers": 3, "text_dim": 64, "freq_dim": 256, "lq_hidden": [64, 96],
         "decoder": [32, 16, 16, 16], "prompt_tokens": 16}
 MASK = 2 ** 64 - 1
+DIT_RUNS = [  # tag, height, width, topk_ratio, kv_ratio, local_range, windows, generator seed
+    ("s128x256", 128, 256, 1.5, 3, 11, 4, 7),
+    ("s384x384", 384, 384, 1.0, 3, 3, 4, 7),
+    ("s384x384_sparse", 384, 384, 0.2, 1, 3, 3, 8),
+]
 
 
 def enlarge(small):
@@ -44,6 +49,14 @@ def generated(name, shape, scale, seed):
     return torch.from_numpy(values * np.float32(scale)).reshape(shape)
 
 
+def coherent(name, f, h, w, channels, seed):
+    """The reference data's tokens T, alike within an 8x8 window: (1, f*h*w, channels)."""
+    base = generated(name + ".base", (f // 2, h // 8, w // 8, channels), 12 ** 0.5, seed)
+    for axis, times in enumerate((2, 8, 8)):
+        base = base.repeat_interleave(times, axis)
+    return (base + 0.5 * generated(name + ".token", (f, h, w, channels), 12 ** 0.5, seed)).reshape(1, -1, channels)
+
+
 def difference(a, b):
     return (a - b).abs().max().item()
 
@@ -60,6 +73,18 @@ def check(folder):
         if call:
             yield f"LQ projection, call {call}", difference(tokens[:, 0], data[f"v11.call{call}"])
     yield "LQ projection, whole clip at once", difference(model.lq(clip)[0][:, 7], data["v11.call8"])
+
+    prepared = model.dit.prepare(model.prompt)
+    for tag, height, width, ratio, kv_ratio, local_range, windows, seed in DIT_RUNS:
+        data, cache, first = load_file(f"{folder}/dit_window_{tag}.safetensors"), None, 0
+        step = 1 if tag == "s128x256" else 2
+        for window in range(windows):
+            f = 2 if window else 6
+            noise = generated(f"{tag}.noise{window}", (1, 16, f, height // 8, width // 8), 12 ** 0.5, seed)
+            tokens = coherent(f"{tag}.lq{window}", f, height // 16, width // 16, 256, seed)
+            out, cache = model.dit(noise, tokens, prepared, cache, first, ratio, kv_ratio, local_range)
+            first += f
+            yield f"DiT {tag}, window {window}", difference(out[..., ::step, ::step], data[f"w{window}.noise_pred"])
 
     data = load_file(f"{folder}/tcdecoder.safetensors")
     clip, memory = enlarge(data["cond_small_u8"]), None

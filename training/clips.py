@@ -125,9 +125,9 @@ class World:
             draw.polygon([tuple(p) for p in points], fill=255)
 
         if kind <= 1:
-            angles, squash, turn = np.linspace(0, 2 * np.pi, 48, endpoint=False), rng.uniform(0.3, 1), rng.uniform(0, 3.2)
-            x, y = r * np.cos(angles), r * squash * np.sin(angles)
-            polygon(np.arctan2(y, x) + turn, np.hypot(x, y))
+            angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+            x, y = r * np.cos(angles), r * rng.uniform(0.3, 1) * np.sin(angles)
+            polygon(np.arctan2(y, x) + rng.uniform(0, 3.2), np.hypot(x, y))
         elif kind <= 4:
             corners = rng.choice([3, 4, 4, 5, 7])
             even = rng.random() < 0.5
@@ -136,7 +136,8 @@ class World:
             polygon(angles, np.full(corners, r) if rng.random() < 0.5 else r * rng.uniform(0.5, 1.2, corners))
         elif kind == 5:
             points = [(cx + rng.uniform(-r, r), cy + rng.uniform(-r, r)) for _ in range(rng.integers(2, 5))]
-            draw.line(points, fill=255, width=int(np.clip(2 * (rng.exponential(radius / 12) + 1), 2, 60)), joint="curve")
+            thickness = int(np.clip(2 * (rng.exponential(radius / 12) + 1), 2, 60))
+            draw.line(points, fill=255, width=thickness, joint="curve")
         elif kind == 6 and radius > 6:
             font = ImageFont.load_default(max(8, int(r * rng.uniform(0.3, 0.9))))
             bold = int(rng.integers(0, 3))
@@ -196,7 +197,8 @@ class World:
         picture, coverage = np.zeros((size, size, 3), np.float32) + self.colour(), np.zeros((size, size), np.float32)
         for part in range(rng.integers(1, 6)):
             x, y = size / 2 + rng.normal(0, size / 9, 2) * (part > 0)
-            self.draw_shape(picture, x, y, size / 3 * (rng.uniform(0.08, 0.5) if part else rng.uniform(0.5, 1)), coverage)
+            share = rng.uniform(0.08, 0.5) if part else rng.uniform(0.5, 1)
+            self.draw_shape(picture, x, y, size / 3 * share, coverage)
         rgba = np.dstack([np.clip(picture, 0, 1), coverage])
         return Image.fromarray(np.uint8(rgba * 255 + 0.5), "RGBA")
 

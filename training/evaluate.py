@@ -72,7 +72,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = network.load(args.model).eval()
-    sets = {"procedural": [(f"world {90 + n}", World(90 + n).clips(1, args.frames, SIZE)[0]) for n in range(args.worlds)]}
+    worlds = range(90, 90 + args.worlds)
+    sets = {"procedural": [(f"world {n}", World(n).clips(1, args.frames, SIZE)[0]) for n in worlds]}
     if args.photos:
         paths = sorted(glob.glob(os.path.join(args.photos, "*.*")))
         sets["photos"] = [(os.path.basename(p), moving_photo(p, n, args.frames)) for n, p in enumerate(paths)]

@@ -97,22 +97,29 @@ class Loader:
 
     def __init__(self, folder, seed, threads, workers):
         self.folder, self.workers, self.progress, self.queue = folder, workers, 0.0, queue.Queue(4)
-        self.files, self.listed = [], 0.0
+        self.sides, self.listed, self.lock = {}, 0.0, threading.Lock()
+        if not self.files(128):
+            raise SystemExit(f"no clips in {folder}: make some with clips.py")
         for number in range(threads):
             rng = np.random.default_rng([seed, number])
             threading.Thread(target=self.work, args=(rng,), daemon=True).start()
 
     def work(self, rng):
         while True:
-            names = list(BATCHES)
-            kind = rng.choice(names, p=[BATCHES[name][0] for name in names])
+            names = [name for name in BATCHES if self.files(BATCHES[name][1])]
+            shares = np.array([BATCHES[name][0] for name in names])
+            kind = rng.choice(names, p=shares / shares.sum())
             self.queue.put([self.batch(rng, kind) for _ in range(self.workers)])
 
-    def list(self):
-        if time.time() - self.listed > 60:
-            names = sorted(glob.glob(f"{self.folder}/?????.npy"))
-            self.files, self.listed = names, time.time()
-        return self.files
+    def files(self, size):
+        """Files whose clips are large enough for crops of `size`; new ones are noticed every minute."""
+        with self.lock:
+            if time.time() - self.listed > 60:
+                for name in sorted(glob.glob(f"{self.folder}/?????.npy")):
+                    if name not in self.sides:
+                        self.sides[name] = min(np.load(name, mmap_mode="r").shape[2:4])
+                self.listed = time.time()
+            return [name for name, side in self.sides.items() if side >= size]
 
     def scale(self, rng):
         """x2, the filter's default, grows in weight towards the end."""
@@ -120,11 +127,8 @@ class Loader:
         return float(rng.choice([2, 4, 3, rng.uniform(1.3, 4)], p=[x2, 0.85 - x2, 0.08, 0.07]))
 
     def sample(self, rng, frames, size):
-        while True:
-            files = self.list()
-            clips = np.load(files[rng.integers(len(files))], mmap_mode="r")
-            if min(clips.shape[2:4]) >= size:
-                break
+        files = self.files(size)
+        clips = np.load(files[rng.integers(len(files))], mmap_mode="r")
         clip = clips[rng.integers(len(clips))]
         t, y, x = (rng.integers(have - want + 1) for have, want in zip(clip.shape, (frames, size, size)))
         target = augment(np.array(clip[t:t + frames, y:y + size, x:x + size]), rng)
@@ -160,13 +164,16 @@ def objective(output, target, source):
     def per_clip(x):
         return x.flatten(1).mean(1)
 
+    def absolute(x):
+        return per_clip((x.square() + 1e-6).sqrt())
+
     def terms(error):
         error = with_luma(error)
         return (
             per_clip(error.square()),
-            per_clip((error.square() + 1e-6).sqrt()),
-            per_clip((error.diff(dim=-1).square() + 1e-6).sqrt()) + per_clip((error.diff(dim=-2).square() + 1e-6).sqrt()),
-            per_clip((error.diff(dim=2).square() + 1e-6).sqrt()),
+            absolute(error),
+            absolute(error.diff(dim=-1)) + absolute(error.diff(dim=-2)),
+            absolute(error.diff(dim=2)),
         )
     ours = terms(output - target)
     with torch.no_grad():
@@ -330,7 +337,8 @@ class Training:
 
     def run(self):
         args = self.args
-        self.log({name: sum(p.numel() for p in part.parameters()) for name, part in self.model.named_children()}, vars(args))
+        sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in self.model.named_children()}
+        self.log("parameters", sizes, "options", vars(args))
         if self.step == 0:
             self.evaluate()
         recent, last = [], time.time()
