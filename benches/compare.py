@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MPL-2.0
 """Times this crate's CPU backend against PyTorch on the same machine, in turns, and prints one table.
 
-Each round runs every case once on each side, each in a process of its own, so that a change of clock or load strikes both.
-The ratio of a case is the median over the rounds of (PyTorch's median / ours): above 1, ours is faster.
+PyTorch runs twice: with its public operations, and with weights packed beforehand. Each round of a case runs it on every side,
+each in a process of its own, so that a change of clock or load strikes all. The ratio is the median over the rounds of
+(PyTorch's median / ours): above 1, ours is faster.
 """
 
 import argparse
@@ -27,6 +28,13 @@ def measure(command, case, args):
     return statistics.median(json.loads(lines[-1])["seconds"])
 
 
+def build():
+    """Builds the bench and gives its path, so that cargo does not run between measurements."""
+    command = ["cargo", "bench", "--bench", "cpu", "--no-run", "--message-format=json"]
+    lines = subprocess.run(command, check=True, cwd=HERE.parent, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return next(path for path in (json.loads(line).get("executable") for line in reversed(lines)) if path)
+
+
 def cpu_name():
     """The processor's name, where the system tells."""
     try:
@@ -45,30 +53,31 @@ def main():
     args = parser.parse_args()
 
     peer = [sys.executable, str(HERE / "pytorch_peer.py")]
-    ours = ["cargo", "bench", "--quiet", "--bench", "cpu", "--"]
-    subprocess.run(["cargo", "bench", "--quiet", "--bench", "cpu", "--no-run"], check=True, cwd=HERE.parent)
-    subprocess.run([*peer, "--check"], check=True, stdout=subprocess.DEVNULL)
+    sides = [[build()], peer, [*peer, "--pack"]]
+    for side in sides[1:]:
+        subprocess.run([*side, "--check", "--threads", str(args.threads)], check=True, stdout=subprocess.DEVNULL)
 
     torch = subprocess.run([sys.executable, "-c", "import torch; print(torch.__version__)"], capture_output=True, text=True)
     rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True)
     print(f"{datetime.date.today()}, {cpu_name()}, {os.cpu_count()} cores, {args.threads} threads, {platform.system()}")
     print(f"PyTorch {torch.stdout.strip()}, {rustc.stdout.strip()}; {args.rounds} rounds of {args.seconds:g} s\n")
-    print("| case | this crate, ms | PyTorch, ms | PyTorch / this crate (each round) |")
-    print("|---|---|---|---|")
-    cases = args.case or CASES
-    times = {case: [] for case in cases}
-    for turn in range(args.rounds):
-        for case in cases:
+    print("| case | this crate, ms | PyTorch, ms | ratio (each round) | PyTorch with packed weights, ms | ratio (each round) |")
+    print("|---|---|---|---|---|---|")
+    for case in args.case or CASES:
+        rounds, load = [], os.getloadavg()[0]
+        for turn in range(args.rounds):
             # Who goes first changes from round to round.
-            first, second = (ours, peer) if turn % 2 == 0 else (peer, ours)
-            pair = measure(first, case, args), measure(second, case, args)
-            times[case].append(pair if turn % 2 == 0 else pair[::-1])
-    for case, pairs in times.items():
-        a, b = (statistics.median(side) * 1e3 for side in zip(*pairs))
-        ratios = [y / x for x, y in pairs]
-        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"| `{case}` | {a:.1f} | {b:.1f} | {statistics.median(ratios):.2f} ({each}) |")
-    print(f"\nload average at the end: {os.getloadavg()[0]:.1f}")
+            order = [(turn + i) % len(sides) for i in range(len(sides))]
+            times = {i: measure(sides[i], case, args) for i in order}
+            rounds.append([times[i] for i in range(len(sides))])
+        cells = [f"`{case}`", f"{statistics.median(r[0] for r in rounds) * 1e3:.1f}"]
+        for i in range(1, len(sides)):
+            ratios = [r[i] / r[0] for r in rounds]
+            cells.append(f"{statistics.median(r[i] for r in rounds) * 1e3:.1f}")
+            cells.append(f"{statistics.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})")
+        print(f"| {' | '.join(cells)} |", flush=True)
+        if load > 0.5:
+            print(f"warning: load average {load:.1f} before {case}: the machine was not idle", file=sys.stderr)
 
 
 if __name__ == "__main__":

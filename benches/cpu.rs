@@ -92,7 +92,7 @@ fn uniform(shape: &[usize], scale: f32, offset: f32) -> gstflashvsr::Result<Host
         ((z >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * scale + offset
     };
     let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64).map(value).collect();
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu).map_err(Error::from)?)
+    Tensor::from_vec(values, shape, &Device::Cpu).map_err(Error::from)
 }
 
 fn pictures<B: Backend>(backend: &B, count: usize, size: Size) -> Result<Vec<B::Tensor>> {

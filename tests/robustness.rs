@@ -178,6 +178,13 @@ fn memo_bombs_do_not_go_off() {
     assert_refused(&archive(&cyclic, &[]), "\"x\"");
     let cyclic = Pickle::new().raw(b"]q\x00h\x00a").stop();
     assert_refused(&archive(&cyclic, &[]), "list");
+    // One long key, over and over.
+    let long = "x".repeat(10 << 20);
+    let repeated = Pickle::new().string(&long).raw(b"q\x000").tensor(&floats(4, &[4])).raw(b"q\x010}");
+    let repeated = repeated.raw(&b"h\x00h\x01s".repeat(200_000)).stop();
+    assert_refused(&archive(&repeated, &[0; 16]), "a key of");
+    let storage = state_dict("x", &View { key: &long, ..floats(4, &[4]) });
+    assert_refused(&archive(&storage, &[0; 16]), "a key of");
     // A string longer than the file.
     let long = Pickle::new().raw(b"X\xff\xff\xff\xff").stop();
     assert_refused(&archive(&long, &[]), "cut off");

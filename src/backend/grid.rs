@@ -28,8 +28,8 @@ pub struct Grid {
 impl Grid {
     /// The grid of `frames` latent frames at a model size of multiples of 128.
     pub fn new(frames: usize, size: Size) -> Self {
-        debug_assert!(size.width % WINDOW_PIXELS == 0 && size.height % WINDOW_PIXELS == 0);
-        debug_assert!(frames % GROUP_FRAMES == 0);
+        debug_assert!(size.width.is_multiple_of(WINDOW_PIXELS) && size.height.is_multiple_of(WINDOW_PIXELS));
+        debug_assert!(frames.is_multiple_of(GROUP_FRAMES));
         Self { frames, rows: size.height / 16, cols: size.width / 16 }
     }
 

@@ -156,6 +156,9 @@ pub trait Backend: Send + Sync + 'static {
     /// `hq` corrected by the colours of `lq`, both pictures, clamped to [-1, 1] unless `fix` is [`ColorFix::None`].
     fn color_fix(&self, hq: &Self::Tensor, lq: &Self::Tensor, fix: ColorFix) -> Result<Self::Tensor>;
 
+    /// The sum of two pictures.
+    fn add(&self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
+
     /// Whether every value is finite.
     fn is_finite(&self, x: &Self::Tensor) -> Result<bool>;
 

@@ -2,9 +2,9 @@
 
 //! One stream: frames in, frames out. [`open`] loads a model once per process; [`Model::stream`] starts a stream on it.
 
+mod engine;
 mod plan;
 mod registry;
-mod upscaler;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub trait Model: Send + Sync {
     /// Starts a stream.
     ///
     /// # Errors
-    /// [`Error::Settings`] if the options or the geometry are refused.
+    /// [`crate::Error::Settings`] if the options or the geometry are refused.
     fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>>;
 
     /// The device that runs it, in words ("CPU, 8 threads").
@@ -99,7 +99,7 @@ pub trait Stream: Send {
     /// Writes the oldest frame that is ready; it has the geometry's output size. May run the decoder.
     ///
     /// # Errors
-    /// [`Error::Settings`] if none is ready or `out` has another size.
+    /// [`crate::Error::Settings`] if none is ready or `out` has another size.
     fn pop(&mut self, out: &mut FrameMut<'_>) -> Result<()>;
 
     /// Forgets every frame and all temporal state. Due after an error, [`crate::Error::Cancelled`] included, and after

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::upscaler::Upscaler;
+use super::engine::Upscaler;
 use super::{Cancel, Geometry, Options, Size};
 use crate::backend::HostTensor;
 use crate::backend::plan::PlanBackend;

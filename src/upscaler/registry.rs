@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use once_cell::sync::Lazy;
 use parking_lot::Mutex;
 
-use super::upscaler::Upscaler;
+use super::engine::Upscaler;
 use super::{Cancel, Geometry, Model, ModelSpec, Options, Stream, Version};
 use crate::backend::cpu::CpuBackend;
 use crate::error::{Error, Result};

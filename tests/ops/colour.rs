@@ -77,3 +77,13 @@ pub fn none<B: Backend>(b: &B) {
     let (hq, lq) = (Array::random("hq", &[3, 9, 7], 1.0), Array::random("lq", &[3, 9, 7], 1.0));
     equals(b, "none", &b.color_fix(&hq.picture(b), &lq.picture(b), ColorFix::None).unwrap(), &hq);
 }
+
+pub fn sum<B: Backend>(b: &B) {
+    for (rows, cols) in SHAPES {
+        let (x, y) = (Array::random("x", &[3, rows, cols], 1.0), Array::random("y", &[3, rows, cols], 0.5));
+        let want = Array::build([3, rows, cols], |at| x.at(at) + y.at(at));
+        agrees(b, &format!("{rows}x{cols}"), &b.add(&x.picture(b), &y.picture(b)).unwrap(), &want);
+    }
+    let (small, large) = (Array::random("x", &[3, 4, 5], 1.0), Array::random("x", &[3, 5, 4], 1.0));
+    assert!(b.add(&small.picture(b), &large.picture(b)).is_err());
+}

@@ -45,7 +45,7 @@ pub(super) fn prepare_conv2d(weight: &HostTensor, bias: Option<&HostTensor>, par
 
 pub(super) fn causal_conv3d(backend: &CpuBackend, maps: &[CpuTensor], conv: &CpuConv3d) -> Result<Vec<CpuTensor>> {
     const KERNEL_TIME: usize = 4;
-    if maps.len() < KERNEL_TIME || maps.len() % 2 != 0 {
+    if maps.len() < KERNEL_TIME || !maps.len().is_multiple_of(2) {
         return Err(Error::Compute(format!("causal convolution over {} maps", maps.len())));
     }
     let maps = maps.iter().map(|m| m.with_halo(Halo::Replicate)).collect::<Result<Vec<_>>>()?;
@@ -55,26 +55,38 @@ pub(super) fn causal_conv3d(backend: &CpuBackend, maps: &[CpuTensor], conv: &Cpu
     }
     let inputs = maps.iter().map(CpuTensor::values).collect::<Result<Vec<_>>>()?;
     let out_dims = MapDims { channels: conv.outputs, ..dims };
-    let pixels = dims.height * dims.pitch() - 2;
-    let mut outs: Vec<Vec<f32>> =
-        (0..maps.len() / 2 - 1).map(|_| conv.bias.repeat(out_dims.len() / conv.outputs)).collect();
-    let run = 3 * conv.inputs;
-    // Weights outermost: at the sizes of the model they are far larger than the maps.
+    let steps = maps.len() / 2 - 1;
+    let (pixels, run) = (dims.height * dims.width, 3 * conv.inputs);
+    let line = dims.pitch() * conv.inputs;
+    let mut patches = vec![0.0f32; steps * pixels * run];
+    let mut out = conv.bias.repeat(steps * pixels);
+    // Weights outermost, and the patches of all time steps under one product: at the sizes of the model the weights are far
+    // larger than the maps, which is also why copying the patches together costs nothing here.
     for (tap, weight) in conv.taps.chunks_exact(run * conv.outputs).enumerate() {
         let (dt, dy) = (tap / 3, tap % 3);
+        patches.par_chunks_mut(dims.width * run).enumerate().for_each(|(row, patches)| {
+            let (step, y) = (row / dims.height, row % dims.height);
+            let source = &inputs[2 * step + dt][(y + dy) * line..][..line];
+            for (patch, source) in patches.chunks_exact_mut(run).zip(source.windows(run).step_by(conv.inputs)) {
+                patch.copy_from_slice(source);
+            }
+        });
+        let patches = View::new(&patches, steps * pixels, run, run);
         let weight = View::new(weight, run, conv.outputs, conv.outputs);
-        for (i, out) in outs.iter_mut().enumerate() {
-            let patches = &inputs[2 * i + dt][dy * dims.pitch() * conv.inputs..];
-            let patches = View::new(patches, pixels, run, conv.inputs);
-            gemm(&mut out[out_dims.at(0, 0)..], conv.outputs, patches, weight, 1.0, Into::Accumulate, backend.threads);
-        }
+        gemm(&mut out, conv.outputs, patches, weight, 1.0, Into::Accumulate, backend.threads);
     }
-    outs.into_iter()
-        .map(|mut out| {
-            fill_halo(&mut out, out_dims, Halo::Replicate);
-            CpuTensor::map(out, out_dims, Halo::Replicate)
-        })
-        .collect()
+    out.chunks_exact(pixels * conv.outputs).map(|step| with_border(step, out_dims, Halo::Replicate)).collect()
+}
+
+/// A map from the values of its pixels.
+pub(super) fn with_border(pixels: &[f32], dims: MapDims, halo: Halo) -> Result<CpuTensor> {
+    let line = dims.width * dims.channels;
+    let mut map = vec![0.0f32; dims.len()];
+    for (y, pixels) in pixels.chunks_exact(line).enumerate() {
+        map[dims.at(y, 0)..][..line].copy_from_slice(pixels);
+    }
+    fill_halo(&mut map, dims, halo);
+    CpuTensor::map(map, dims, halo)
 }
 
 pub(super) fn rms_norm_silu(map: &CpuTensor, gamma: &[f32]) -> Result<CpuTensor> {

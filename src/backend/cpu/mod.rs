@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 
 pub use resize::Resizer;
 pub use tensor::CpuTensor;
-use tensor::{Halo, MapDims, fill_halo};
+use tensor::{Halo, MapDims};
 
 /// Channels of a latent.
 const LATENT_CHANNELS: usize = 16;
@@ -154,6 +154,10 @@ impl Backend for CpuBackend {
         self.pool.install(|| color::color_fix(hq, lq, fix))
     }
 
+    fn add(&self, a: &CpuTensor, b: &CpuTensor) -> Result<CpuTensor> {
+        self.pool.install(|| picture::add(a, b))
+    }
+
     fn is_finite(&self, x: &CpuTensor) -> Result<bool> {
         self.pool.install(|| picture::is_finite(x))
     }
@@ -279,12 +283,7 @@ impl Backend for CpuBackend {
     fn map(&self, values: &HostTensor) -> Result<CpuTensor> {
         let (height, width, channels) = values.dims3()?;
         let dims = MapDims { height, width, channels };
-        let mut out = vec![0.0f32; dims.len()];
-        for (y, line) in flat(values)?.chunks_exact(width * channels).enumerate() {
-            out[dims.at(y, 0)..][..line.len()].copy_from_slice(line);
-        }
-        fill_halo(&mut out, dims, Halo::Zero);
-        CpuTensor::map(out, dims, Halo::Zero)
+        conv::with_border(&flat(values)?, dims, Halo::Zero)
     }
 
     fn picture(&self, values: &HostTensor) -> Result<CpuTensor> {

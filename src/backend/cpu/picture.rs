@@ -23,29 +23,27 @@ pub(super) fn ingest(frame: &Frame<'_>, resizer: &Resizer) -> Result<CpuTensor> 
 }
 
 fn ingest_samples<S: Sample>(samples: &[S], frame: &Frame<'_>, resizer: &Resizer) -> Result<CpuTensor> {
-    let weights = resizer.weights::<S>();
     let (rows, cols) = resizer.shown();
     let (height, width) = (resizer.geometry.model.height, resizer.geometry.model.width);
     let mut resized = vec![S::default(); frame.height * 3 * cols];
     resized.par_chunks_mut(3 * cols).enumerate().for_each(|(y, out)| {
-        weights.row(out, &samples[y * frame.stride..][..3 * frame.width]);
+        resizer.row(out, &samples[y * frame.stride..][..3 * frame.width]);
     });
     let mut out = vec![0.0f32; 3 * height * width];
     let (red, rest) = out.split_at_mut(height * width);
     let (green, blue) = rest.split_at_mut(height * width);
-    let max = S::MAX as f32;
     (red.par_chunks_mut(width), green.par_chunks_mut(width), blue.par_chunks_mut(width))
         .into_par_iter()
         .enumerate()
         .take(rows)
         .for_each_init(
-            || (vec![0i32; 3 * cols], vec![S::default(); 3 * cols]),
+            || (vec![S::HALF; 3 * cols], vec![S::default(); 3 * cols]),
             |(sums, line), (y, (red, green, blue))| {
                 vectorised(
                     #[inline(always)]
-                    || weights.column(sums, line, &resized, y),
+                    || resizer.column(sums, line, &resized, y),
                 );
-                let value = |s: S| s.widen() as f32 / max * 2.0 - 1.0;
+                let value = |s: S| s.to_f32() / S::MAX * 2.0 - 1.0;
                 for (x, pixel) in line.chunks_exact(3).enumerate() {
                     red[x] = value(pixel[0]);
                     green[x] = value(pixel[1]);
@@ -108,13 +106,26 @@ fn emit_rows<S: Sample>(
     });
 }
 
+pub(super) fn add(a: &CpuTensor, b: &CpuTensor) -> Result<CpuTensor> {
+    let (height, width) = a.picture_dims()?;
+    if b.picture_dims()? != (height, width) {
+        return Err(Error::Compute(format!("sum of pictures of {:?} and {:?}", (height, width), b.picture_dims()?)));
+    }
+    let (a, b) = (a.values()?, b.values()?);
+    let mut out = vec![0.0f32; a.len()];
+    out.par_chunks_mut(width).zip(a.par_chunks(width).zip(b.par_chunks(width))).for_each(|(out, (a, b))| {
+        out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = a + b);
+    });
+    CpuTensor::picture(out, height, width)
+}
+
 pub(super) fn is_finite(x: &CpuTensor) -> Result<bool> {
-    // x - x is 0 for finite values and NaN for the others; NaN spreads through the sum.
+    // 0 * x is 0 for finite values and NaN for the others; NaN spreads through the sum.
     let values = x.values()?;
     Ok(values.par_chunks(1 << 16).all(|chunk| {
         vectorised(
             #[inline(always)]
-            || super::simd::sum_of(chunk, |v| v - v) == 0.0,
+            || super::simd::sum_of(chunk, |v| 0.0 * v) == 0.0,
         )
     }))
 }

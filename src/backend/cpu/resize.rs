@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! Bicubic resizing with the arithmetic of Pillow (`Resample.c`): fixed-point weights, the horizontal pass first, each pass
-//! rounded to the depth of the picture. The same for 16 bits with coarser weights, so that the sums fit 32 bits.
+//! rounded to the depth of the picture. The same for 16 bits, with sums of 64.
 
 use crate::backend::Geometry;
 
@@ -10,7 +10,7 @@ use crate::backend::Geometry;
 struct Axis {
     taps: usize,
     first: Vec<usize>,
-    weights: Vec<f64>,
+    weights: Vec<i32>,
 }
 
 /// Keys' cubic with a = -0.5.
@@ -51,54 +51,66 @@ impl Axis {
             let moved = start - first[first.len() - 1];
             weights.rotate_right(moved.min(taps));
         }
-        Self { taps: taps.min(input), first, weights: compact(weights, taps, input) }
-    }
-
-    /// The weights with `bits` fractional bits, rounded half away from zero.
-    fn fixed(&self, bits: u32) -> Vec<i32> {
-        let one = f64::from(1u32 << bits);
-        self.weights.iter().map(|w| (w * one).round() as i32).collect()
+        Self { taps: taps.min(input), first, weights: fixed(&weights, taps, taps.min(input)) }
     }
 }
 
-/// Drops the taps beyond a picture that is smaller than the kernel; they are 0.
-fn compact(weights: Vec<f64>, taps: usize, input: usize) -> Vec<f64> {
-    weights.chunks_exact(taps).flat_map(|w| w[..taps.min(input)].to_vec()).collect()
+/// The first `kept` of each `taps` weights in fixed point, rounded half away from zero. Those beyond a picture that is
+/// smaller than the kernel are 0.
+fn fixed(weights: &[f64], taps: usize, kept: usize) -> Vec<i32> {
+    let one = f64::from(1u32 << BITS);
+    weights.chunks_exact(taps).flat_map(|w| &w[..kept]).map(|w| (w * one).round() as i32).collect()
 }
 
-/// An integer sample.
+/// Fractional bits of the weights: Pillow's, so that the sums of 8-bit samples fit 32 bits.
+const BITS: u32 = 22;
+
+/// An integer sample, and the integer in which its weighted sums fit.
 pub(super) trait Sample: Copy + Default + Send + Sync {
-    /// Fractional bits of the weights.
-    const BITS: u32;
     /// The largest value.
-    const MAX: i32;
-    fn widen(self) -> i32;
-    fn clip(value: i32) -> Self;
+    const MAX: f32;
+    /// A fixed-point sum of weighted samples.
+    type Sum: Copy + Default + Send + std::ops::AddAssign;
+    /// One half, in fixed point.
+    const HALF: Self::Sum;
+    fn weighted(self, weight: i32) -> Self::Sum;
+    fn from_sum(sum: Self::Sum) -> Self;
+    fn to_f32(self) -> f32;
 }
 
 impl Sample for u8 {
-    const BITS: u32 = 22;
-    const MAX: i32 = u8::MAX as i32;
+    const MAX: f32 = u8::MAX as f32;
+    type Sum = i32;
+    const HALF: i32 = 1 << (BITS - 1);
 
-    fn widen(self) -> i32 {
-        self.into()
+    fn weighted(self, weight: i32) -> i32 {
+        i32::from(self) * weight
     }
 
-    fn clip(value: i32) -> Self {
-        value.clamp(0, <Self as Sample>::MAX) as u8
+    fn from_sum(sum: i32) -> Self {
+        (sum >> BITS).clamp(0, u8::MAX.into()) as u8
+    }
+
+    fn to_f32(self) -> f32 {
+        self.into()
     }
 }
 
 impl Sample for u16 {
-    const BITS: u32 = 14;
-    const MAX: i32 = u16::MAX as i32;
+    const MAX: f32 = u16::MAX as f32;
+    type Sum = i64;
+    const HALF: i64 = 1 << (BITS - 1);
 
-    fn widen(self) -> i32 {
-        self.into()
+    fn weighted(self, weight: i32) -> i64 {
+        i64::from(self) * i64::from(weight)
     }
 
-    fn clip(value: i32) -> Self {
-        value.clamp(0, <Self as Sample>::MAX) as u16
+    fn from_sum(sum: i64) -> Self {
+        (sum >> BITS).clamp(0, u16::MAX.into()) as u16
+    }
+
+    fn to_f32(self) -> f32 {
+        self.into()
     }
 }
 
@@ -127,52 +139,36 @@ impl Resizer {
         (self.rows.first.len(), self.columns.first.len())
     }
 
-    /// The weights in the fixed-point format of `S`.
-    pub(super) fn weights<S: Sample>(&self) -> Weights<'_> {
-        Weights { resizer: self, columns: self.columns.fixed(S::BITS), rows: self.rows.fixed(S::BITS) }
-    }
-}
-
-/// Fixed-point weights of both passes.
-pub(super) struct Weights<'a> {
-    resizer: &'a Resizer,
-    columns: Vec<i32>,
-    rows: Vec<i32>,
-}
-
-impl Weights<'_> {
     /// Horizontal pass of one row of packed RGB.
     pub(super) fn row<S: Sample>(&self, out: &mut [S], input: &[S]) {
-        let axis = &self.resizer.columns;
-        for ((out, &first), weights) in
-            out.chunks_exact_mut(3).zip(&axis.first).zip(self.columns.chunks_exact(axis.taps))
-        {
-            let mut sums = [1i32 << (S::BITS - 1); 3];
-            for (pixel, w) in input[3 * first..].chunks_exact(3).zip(weights) {
+        let Axis { taps, first, weights } = &self.columns;
+        for ((out, &first), weights) in out.chunks_exact_mut(3).zip(first).zip(weights.chunks_exact(*taps)) {
+            let mut sums = [S::HALF; 3];
+            for (pixel, &w) in input[3 * first..].chunks_exact(3).zip(weights) {
                 for (sum, sample) in sums.iter_mut().zip(pixel) {
-                    *sum += sample.widen() * w;
+                    *sum += sample.weighted(w);
                 }
             }
             for (out, sum) in out.iter_mut().zip(sums) {
-                *out = S::clip(sum >> S::BITS);
+                *out = S::from_sum(sum);
             }
         }
     }
 
-    /// Vertical pass: output row `y` out of horizontally resized rows of `out.len()` samples.
+    /// Vertical pass: output row `y` out of horizontally resized rows of `out.len()` samples; `sums` is scratch of that
+    /// length.
     #[inline(always)]
-    pub(super) fn column<S: Sample>(&self, sums: &mut [i32], out: &mut [S], rows: &[S], y: usize) {
-        let axis = &self.resizer.rows;
+    pub(super) fn column<S: Sample>(&self, sums: &mut [S::Sum], out: &mut [S], rows: &[S], y: usize) {
+        let Axis { taps, first, weights } = &self.rows;
         let width = out.len();
-        sums.fill(1 << (S::BITS - 1));
-        let first = axis.first[y];
-        for (row, w) in rows[first * width..].chunks_exact(width).zip(&self.rows[y * axis.taps..(y + 1) * axis.taps]) {
+        sums.fill(S::HALF);
+        for (row, &w) in rows[first[y] * width..].chunks_exact(width).zip(&weights[y * taps..(y + 1) * taps]) {
             for (sum, sample) in sums.iter_mut().zip(row) {
-                *sum += sample.widen() * w;
+                *sum += sample.weighted(w);
             }
         }
         for (out, sum) in out.iter_mut().zip(sums) {
-            *out = S::clip(*sum >> S::BITS);
+            *out = S::from_sum(*sum);
         }
     }
 }

@@ -43,13 +43,14 @@ pub(super) fn max_of(x: &[f32]) -> f32 {
 /// 6 (Cephes' `expf` scheme). NaN stays NaN.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    // Adding and subtracting 1.5 * 2^23 rounds to an integer without a branch.
+    // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits of the sum: no conversion is needed.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = if x < -87.3 { -87.3 } else { x };
     let clamped = if clamped > 88.3 { 88.3 } else { clamped };
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_199_9e-3;
@@ -58,8 +59,8 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_6e-1;
     let p = p * r + 0.5;
     let y = p * r * r + r + 1.0;
-    // The float-to-int conversion is exact and in range: n is an integer in [-126, 128) (or NaN, which `as` makes 0).
-    let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    // n is in [-126, 127]; what stands above the lowest nine bits is shifted out.
+    let scale = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
     if x < -87.3 { 0.0 } else { y * scale }
 }
 
@@ -78,7 +79,7 @@ pub(super) fn silu(x: f32) -> f32 {
 /// GELU in its tanh form, `x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))` = `x * sigmoid(2 * ...)`.
 #[inline(always)]
 pub(super) fn gelu(x: f32) -> f32 {
-    const SCALE: f32 = 1.595_769_1; // 2 * sqrt(2 / pi)
+    const SCALE: f32 = 2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2; // 2 sqrt(2 / pi)
     x / (1.0 + exp(-SCALE * (x + 0.044_715 * x * x * x)))
 }
 

@@ -22,6 +22,9 @@ const MAX_OPERATIONS: usize = 1 << 20;
 /// Dimensions of a tensor.
 const MAX_RANK: usize = 8;
 
+/// Bytes of a tensor's key and of its storage's. One long string may be referred to many times.
+const MAX_KEY: usize = 1024;
+
 /// Why a pickle is refused.
 type Result<T, E = String> = std::result::Result<T, E>;
 
@@ -281,6 +284,7 @@ impl<'a> Machine<'a> {
         else {
             return Err("its pickle names a storage in an unknown way".into());
         };
+        short(key)?;
         self.stack.push(Value::Storage(self.storages.len()));
         self.storages.push(Storage { key, dtype, len: len.size()? });
         Ok(())
@@ -328,6 +332,7 @@ impl<'a> Machine<'a> {
         let mut tensors = Vec::new();
         for &(key, value) in dict {
             if let (Value::Str(key), Value::Tensor(index)) = (key, value) {
+                short(key)?;
                 tensors.push((key, self.view(index)?));
             }
         }
@@ -341,4 +346,8 @@ impl<'a> Machine<'a> {
             (false, _) => Ok(tensors),
         }
     }
+}
+
+fn short(key: &str) -> Result<()> {
+    if key.len() <= MAX_KEY { Ok(()) } else { Err(format!("its pickle has a key of {} bytes", key.len())) }
 }

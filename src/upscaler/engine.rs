@@ -173,7 +173,10 @@ impl<B: Backend> Upscaler<B> {
         let pictures =
             network.decoder.decode(&**backend, &mut state.decoder, cond.each_ref(), &latent, &self.cancel)?;
         let pairs = pictures.into_iter().zip(cond);
-        state.decoded.extend(pairs.skip(FRAMES_PER_LATENT as usize - frames));
+        for (picture, lq) in pairs.skip(FRAMES_PER_LATENT as usize - frames) {
+            let hq = if network.config.residual { backend.add(&picture, &lq)? } else { picture };
+            state.decoded.push_back((hq, lq));
+        }
         Ok(())
     }
 
