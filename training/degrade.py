@@ -66,7 +66,8 @@ class Degradation:
 
 
 def augment(clip, rng):
-    """Flips, time reversal, transposition, channel order, negation and tone curves."""
+    """Flips, time reversal, transposition, channel order, negation, tone curves, softness and grain of a lens and
+    sensor: drawn edges are sharper than photographed ones, and a model that has seen no soft ones sharpens too much."""
     if rng.random() < 0.5:
         clip = clip[::-1]
     if rng.random() < 0.5:
@@ -82,4 +83,10 @@ def augment(clip, rng):
     if rng.random() < 0.4:
         curve = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.3))
         clip = np.uint8(np.clip(255 * curve * rng.uniform(0.6, 1) + rng.uniform(0, 30), 0, 255))[clip]
+    if rng.random() < 0.35:
+        soft = ImageFilter.GaussianBlur(rng.uniform(0.4, 1.3))
+        clip = np.stack([np.asarray(Image.fromarray(frame).filter(soft)) for frame in np.ascontiguousarray(clip)])
+    if rng.random() < 0.15:
+        grain = rng.normal(0, rng.uniform(0.5, 3), clip.shape[:3])[..., None]
+        clip = np.uint8(np.clip(clip + grain + 0.5, 0, 255))
     return np.ascontiguousarray(clip)

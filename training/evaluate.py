@@ -21,21 +21,20 @@ import network
 from clips import World, turn
 from degrade import Degradation
 
-SIZE = 256
 KINDS = {"clean": Degradation.clean, "mild": Degradation.mild}
 
 
-def moving_photo(path, seed, frames):
-    """A clip (frames, SIZE, SIZE, 3) that drifts over a photograph, sampled at about its own resolution."""
+def moving_photo(path, seed, frames, size):
+    """A clip (frames, size, size, 3) that drifts over a photograph, sampled at about its own resolution."""
     rng = np.random.default_rng(seed)
     photo = Image.open(path).convert("RGB")
     if min(photo.size) < 420:
         photo = photo.resize([round(1.4 * side) for side in photo.size], Image.BICUBIC)
     velocity, centre = rng.normal(0, 1.5, 2), np.array(photo.size) / 2
-    clip = np.empty((frames, SIZE, SIZE, 3), np.uint8)
+    clip = np.empty((frames, size, size, 3), np.uint8)
     for t in range(frames):
         k = t - frames / 2
-        view = turn(photo, centre + velocity * k, np.radians(0.15 * k), np.exp(0.002 * k), SIZE, Image.BICUBIC)
+        view = turn(photo, centre + velocity * k, np.radians(0.15 * k), np.exp(0.002 * k), size, Image.BICUBIC)
         clip[t] = np.asarray(view)
     return clip
 
@@ -64,6 +63,7 @@ def main():
     parser.add_argument("--photos", help="folder of pictures")
     parser.add_argument("--worlds", type=int, default=5, help="procedural clips")
     parser.add_argument("--frames", type=int, default=29, help="8k+5, at least 21")
+    parser.add_argument("--size", type=int, default=256, help="height and width, a multiple of 128")
     parser.add_argument("--scales", type=float, nargs="*", default=[2, 4])
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--threads", type=int, default=2)
@@ -73,12 +73,14 @@ def main():
     torch.set_num_threads(args.threads)
     model = network.load(args.model).eval()
     worlds = range(90, 90 + args.worlds)
-    sets = {"procedural": [(f"world {n}", World(n).clips(1, args.frames, SIZE)[0]) for n in worlds]}
+    sets = {}
+    if args.worlds:
+        sets["procedural"] = [(f"world {n}", World(n).clips(1, args.frames, args.size)[0]) for n in worlds]
     if args.photos:
         paths = sorted(glob.glob(os.path.join(args.photos, "*.*")))
-        sets["photos"] = [(os.path.basename(p), moving_photo(p, n, args.frames)) for n, p in enumerate(paths)]
+        sets["photos"] = [(os.path.basename(p), moving_photo(p, n, args.frames, args.size)) for n, p in enumerate(paths)]
     print(f"{'set':24} {'PSNR-Y bicubic, ours, gain':28} {'SSIM-Y bicubic, ours':22} temporal       colour shift  seam")
-    strips = []
+    strips, middle = [], slice(args.size // 2 - 80, args.size // 2 + 80)
     for set_name, clips in sets.items():
         for scale in args.scales:
             for kind in args.kinds:
@@ -89,7 +91,7 @@ def main():
                         output = measure.to_bytes(model.upscale(measure.to_model(source))[0])
                     rows.append(compare(source, output, target))
                     show(f"  {name} x{scale:g} {kind}", rows[-1:])
-                    strips.append(np.concatenate([x[-3, 48:208, 48:208] for x in (source, output, target)], 1))
+                    strips.append(np.concatenate([x[-3, middle, middle] for x in (source, output, target)], 1))
                 show(f"{set_name} x{scale:g} {kind}", rows)
     if args.picture:
         picture = Image.fromarray(np.concatenate(strips, 0))

@@ -88,7 +88,7 @@ class Progress:
 
 
 def learning_rate(peak, step, progress):
-    decay = 0.5 + 0.5 * math.cos(math.pi * max(0.0, (progress - 0.3) / 0.7))
+    decay = 0.5 + 0.5 * math.cos(math.pi * max(0.0, (progress - 0.2) / 0.8))
     return peak * min(1, (step + 1) / 60) * max(0.005, decay)
 
 
@@ -179,7 +179,7 @@ def objective(output, target, source):
     with torch.no_grad():
         bicubic = terms(source - target)
     loss = 0.5 * torch.log((ours[0] + 1e-4) / (bicubic[0] + 1e-4))
-    for weight, own, reference in zip((0.5, 0.25, 0.25), ours[1:], bicubic[1:]):
+    for weight, own, reference in zip((0.5, 0.25, 0.5), ours[1:], bicubic[1:]):
         loss = loss + weight * (own / (reference + 0.004) - 1)
     gain = 10 * torch.log10((bicubic[0] + 1e-7) / (ours[0].detach() + 1e-7))
     return loss.mean(), gain
