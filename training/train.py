@@ -95,13 +95,15 @@ def learning_rate(peak, step, progress):
 class Loader:
     """Makes batches in threads: crops of the clips in a folder (which may still be filling), augmented, degraded."""
 
-    def __init__(self, folder, seed, threads, workers):
+    def __init__(self, folder, workers):
         self.folder, self.workers, self.progress, self.queue = folder, workers, 0.0, queue.Queue(4)
         self.sides, self.listed, self.lock = {}, 0.0, threading.Lock()
         if not self.files(128):
             raise SystemExit(f"no clips in {folder}: make some with clips.py")
+
+    def start(self, threads, seed):
         for number in range(threads):
-            rng = np.random.default_rng([seed, number])
+            rng = np.random.default_rng([*seed, number])
             threading.Thread(target=self.work, args=(rng,), daemon=True).start()
 
     def work(self, rng):
@@ -224,7 +226,7 @@ class Training:
         os.makedirs(args.out, exist_ok=True)
         self.log_file = open(f"{args.out}/train.log", "a", encoding="utf-8")
         torch.manual_seed(args.seed)
-        self.loader = Loader(args.clips, args.seed, args.loaders, args.workers)
+        self.loader = Loader(args.clips, args.workers)
         self.pool = ThreadPoolExecutor(args.workers)
         deadline = clock(args.until) if args.until else time.time() + 60 * args.minutes
         self.progress = Progress(deadline, args.steps, f"{args.out}/until")
@@ -239,6 +241,7 @@ class Training:
         else:
             self.optimizer = torch.optim.Adam(groups, args.lr, betas=(0.9, 0.99))
         self.resume()
+        self.loader.start(args.loaders, (args.seed, self.step))
         self.validation = Validation()
 
     def log(self, *words):
@@ -278,7 +281,7 @@ class Training:
         path = f"{self.args.out}/state.pt"
         torch.save({"model": self.model.state_dict(), "average": self.average.state_dict(),
                     "optimizer": self.optimizer.state_dict(), "step": self.step, "best": self.best,
-                    "progress": self.progress.value}, path + ".part")
+                    "progress": float(self.progress.value)}, path + ".part")
         os.replace(path + ".part", path)
 
     def evaluate(self):
@@ -291,7 +294,7 @@ class Training:
         # Below bicubic at any scale is worse than a little less above it.
         score = sum(p + 2 * min(0, p) for p, _, _ in gains.values())
         if score > self.best:
-            self.best = score
+            self.best = float(score)
             shutil.copytree(f"{self.args.out}/latest", f"{self.args.out}/best", dirs_exist_ok=True)
 
     def gradients(self, batch, seed, progress):
