@@ -3,16 +3,16 @@
 //! Convolutions as matrix products over patches read in place.
 //!
 //! Maps have a border of one pixel and channels last, so the three pixels under one row of a 3x3 kernel are one run of
-//! `3 * c` values, and the runs of successive pixels start `c` values apart: a matrix with overlapping rows, which
-//! [`gemm`] reads directly. A convolution is three such products, one per kernel row; the two columns of
-//! border between two lines are computed along and cleared afterwards. Nothing is copied into patches.
+//! `3 * c` values, and the runs of successive pixels start `c` values apart: overlapping [`Rows`]. A convolution is one
+//! product over three of these, one for each kernel row. The two columns of border between two lines are computed along and
+//! cleared afterwards.
 
 use rayon::prelude::*;
 
-use super::gemm::{Into, View, gemm};
+use super::matmul::{Rows, Start, Weights};
 use super::simd::{silu, sum_of, vectorised};
 use super::tensor::{CpuTensor, Halo, MapDims, fill_halo, values};
-use super::{CpuBackend, CpuConv2d, CpuConv3d, CpuUpsampleConv};
+use super::{CpuConv2d, CpuConv3d, CpuUpsampleConv};
 use crate::backend::HostTensor;
 use crate::error::{Error, Result};
 
@@ -32,50 +32,78 @@ fn taps_first(weight: &HostTensor) -> Result<Vec<f32>> {
 
 pub(super) fn prepare_conv3d(weight: &HostTensor, bias: &HostTensor) -> Result<CpuConv3d> {
     let (outputs, inputs, ..) = weight.dims5()?;
-    Ok(CpuConv3d { inputs, outputs, taps: taps_first(weight)?, bias: bias.to_vec1()? })
+    let (taps, bias, none) = (taps_first(weight)?, bias.to_vec1()?, vec![0.0; outputs]);
+    let weights = |(i, tap)| Weights::new(tap, if i == 0 { &bias } else { &none });
+    Ok(CpuConv3d { inputs, taps: taps.chunks_exact(3 * inputs * outputs).enumerate().map(weights).collect() })
 }
 
 /// `parts` is the number of maps that feed the convolution side by side.
 pub(super) fn prepare_conv2d(weight: &HostTensor, bias: Option<&HostTensor>, parts: usize) -> Result<CpuConv2d> {
     let (outputs, inputs, ..) = weight.dims4()?;
     let bias = bias.map_or_else(|| Ok(vec![0.0; outputs]), |b| b.to_vec1())?;
-    let taps = weight.chunk(parts, 1)?.iter().map(taps_first).collect::<Result<_>>()?;
-    Ok(CpuConv2d { inputs: inputs / parts, outputs, taps, bias })
+    let inputs = inputs / parts;
+    let weight = weight.reshape((outputs, parts, inputs, 3, 3))?.permute((3, 1, 4, 2, 0))?;
+    let weights = Weights::new(&weight.flatten_all()?.to_vec1::<f32>()?, &bias);
+    Ok(CpuConv2d { inputs, parts, weights })
 }
 
-pub(super) fn causal_conv3d(backend: &CpuBackend, maps: &[CpuTensor], conv: &CpuConv3d) -> Result<Vec<CpuTensor>> {
+pub(super) fn causal_conv3d(threads: usize, maps: &[CpuTensor], conv: &CpuConv3d) -> Result<Vec<CpuTensor>> {
     const KERNEL_TIME: usize = 4;
     if maps.len() < KERNEL_TIME || !maps.len().is_multiple_of(2) {
         return Err(Error::Compute(format!("causal convolution over {} maps", maps.len())));
     }
     let maps = maps.iter().map(|m| m.with_halo(Halo::Replicate)).collect::<Result<Vec<_>>>()?;
     let dims = maps[0].map_dims()?;
-    if dims.channels != conv.inputs {
+    let Some(first) = conv.taps.first().filter(|_| dims.channels == conv.inputs) else {
         return Err(Error::Compute(format!("convolution of {} channels given {}", conv.inputs, dims.channels)));
-    }
+    };
     let inputs = maps.iter().map(CpuTensor::values).collect::<Result<Vec<_>>>()?;
-    let out_dims = MapDims { channels: conv.outputs, ..dims };
+    let out_dims = MapDims { channels: first.columns(), ..dims };
     let steps = maps.len() / 2 - 1;
     let (pixels, run) = (dims.height * dims.width, 3 * conv.inputs);
-    let line = dims.pitch() * conv.inputs;
-    let mut patches = vec![0.0f32; steps * pixels * run];
-    let mut out = conv.bias.repeat(steps * pixels);
-    // Weights outermost, and the patches of all time steps under one product: at the sizes of the model the weights are far
-    // larger than the maps, which is also why copying the patches together costs nothing here.
-    for (tap, weight) in conv.taps.chunks_exact(run * conv.outputs).enumerate() {
+    // At the sizes of the model the weights are far larger than the maps: each is read once, by one thread, for all time
+    // steps. Beside that, copying the patches together costs nothing, and leaves the border out. The odd distance keeps rows
+    // apart in the cache.
+    let stride = run + 16;
+    let mut patches = vec![0.0f32; steps * pixels * stride];
+    let share = first.panels().div_ceil(threads);
+    let mut outs: Vec<_> = (0..first.panels())
+        .step_by(share)
+        .map(|start| start..first.panels().min(start + share))
+        .map(|panels| (first.columns_of(&panels), panels))
+        .map(|(columns, panels)| (vec![0.0f32; steps * pixels * columns.len()], columns, panels))
+        .collect();
+    for (tap, weights) in conv.taps.iter().enumerate() {
         let (dt, dy) = (tap / 3, tap % 3);
-        patches.par_chunks_mut(dims.width * run).enumerate().for_each(|(row, patches)| {
+        patches.par_chunks_mut(dims.width * stride).enumerate().for_each(|(row, patches)| {
             let (step, y) = (row / dims.height, row % dims.height);
-            let source = &inputs[2 * step + dt][(y + dy) * line..][..line];
-            for (patch, source) in patches.chunks_exact_mut(run).zip(source.windows(run).step_by(conv.inputs)) {
-                patch.copy_from_slice(source);
+            let line = &inputs[2 * step + dt][(y + dy) * dims.pitch() * conv.inputs..];
+            for (patch, source) in patches.chunks_exact_mut(stride).zip(line.windows(run).step_by(conv.inputs)) {
+                patch[..run].copy_from_slice(source);
             }
         });
-        let patches = View::new(&patches, steps * pixels, run, run);
-        let weight = View::new(weight, run, conv.outputs, conv.outputs);
-        gemm(&mut out, conv.outputs, patches, weight, 1.0, Into::Accumulate, backend.threads);
+        let left = [Rows { values: &patches, stride, len: run }];
+        let start = if tap == 0 { Start::Bias } else { Start::BiasAndOut };
+        outs.par_iter_mut().for_each(|(out, columns, panels)| {
+            weights.multiply_panels(panels.clone(), &left, steps * pixels, out, columns.len(), start, false);
+        });
     }
-    out.chunks_exact(pixels * conv.outputs).map(|step| with_border(step, out_dims, Halo::Replicate)).collect()
+    let map = |step: usize| {
+        let mut map = vec![0.0f32; out_dims.len()];
+        for (y, line) in
+            map.chunks_exact_mut(out_dims.pitch() * out_dims.channels).skip(1).enumerate().take(dims.height)
+        {
+            for (x, pixel) in line.chunks_exact_mut(out_dims.channels).skip(1).enumerate().take(dims.width) {
+                let at = step * pixels + y * dims.width + x;
+                for (out, columns, _) in &outs {
+                    pixel[columns.clone()].copy_from_slice(&out[at * columns.len()..][..columns.len()]);
+                }
+            }
+        }
+        fill_halo(&mut map, out_dims, Halo::Replicate);
+        CpuTensor::map(map, out_dims, Halo::Replicate)
+    };
+    (0..steps).map(map).collect()
 }
 
 /// A map from the values of its pixels.
@@ -115,75 +143,60 @@ pub(super) fn rms_norm_silu(map: &CpuTensor, gamma: &[f32]) -> Result<CpuTensor>
 }
 
 pub(super) fn conv2d(
-    backend: &CpuBackend,
+    threads: usize,
     x: &CpuTensor,
     past: Option<&CpuTensor>,
     conv: &CpuConv2d,
     skip: Option<&CpuTensor>,
     relu: bool,
 ) -> Result<CpuTensor> {
-    let inputs: Vec<CpuTensor> =
+    let maps: Vec<CpuTensor> =
         std::iter::once(x).chain(past).map(|m| m.with_halo(Halo::Zero)).collect::<Result<_>>()?;
     let skip = skip.map(|s| s.with_halo(Halo::Zero)).transpose()?;
-    let dims = inputs[0].map_dims()?;
-    let out_dims = MapDims { channels: conv.outputs, ..dims };
-    // A layer with two inputs, at the very start of a stream, has no past: zeros add nothing.
+    let dims = maps[0].map_dims()?;
+    let out_dims = MapDims { channels: conv.weights.columns(), ..dims };
     let fits = conv.inputs == dims.channels
-        && inputs.len() <= conv.taps.len()
-        && inputs.iter().all(|m| m.map_dims().ok() == Some(dims));
+        && maps.len() <= conv.parts
+        && maps.iter().all(|m| m.map_dims().ok() == Some(dims));
     if !fits || skip.as_ref().is_some_and(|s| s.map_dims().ok() != Some(out_dims)) {
-        return Err(Error::Compute(format!("convolution of {} channels does not fit {dims:?}", conv.inputs)));
+        return Err(Error::Compute(format!("convolution of {} x {} channels given {dims:?}", conv.parts, conv.inputs)));
     }
-    let inputs = inputs.iter().map(CpuTensor::values).collect::<Result<Vec<_>>>()?;
+    let maps = maps.iter().map(CpuTensor::values).collect::<Result<Vec<_>>>()?;
     let skip = skip.as_ref().map(CpuTensor::values).transpose()?;
-    let (channels, outputs, pitch) = (dims.channels, conv.outputs, dims.pitch());
+    // A layer with two inputs has no past at the very start of a stream.
+    let nothing = if maps.len() < conv.parts { vec![0.0f32; dims.len()] } else { Vec::new() };
+    let maps: Vec<&[f32]> = (0..conv.parts).map(|i| maps.get(i).map_or(&*nothing, |m| m)).collect();
+    let (channels, outputs, pitch) = (dims.channels, out_dims.channels, dims.pitch());
     let row = pitch * outputs;
-    let rows = tile_rows(dims.height, pitch, backend.threads);
+    let rows = tile_rows(dims.height, pitch, threads);
     let mut out = vec![0.0f32; out_dims.len()];
     out[row..(dims.height + 1) * row].par_chunks_mut(rows * row).enumerate().for_each(|(tile, out)| {
         let first = tile * rows;
-        let pixels = out.len() / outputs - 2;
-        match &skip {
+        let start = match &skip {
             Some(skip) => {
                 out.copy_from_slice(&skip[(first + 1) * row..][..out.len()]);
-                add_bias(out, &conv.bias);
+                Start::BiasAndOut
             }
-            None => out.chunks_exact_mut(outputs).for_each(|pixel| pixel.copy_from_slice(&conv.bias)),
-        }
-        for dy in 0..3 {
-            for (i, input) in inputs.iter().enumerate() {
-                let patches = View::new(&input[(first + dy) * pitch * channels..], pixels, 3 * channels, channels);
-                let weight = &conv.taps[i][dy * 3 * channels * outputs..][..3 * channels * outputs];
-                let weight = View::new(weight, 3 * channels, outputs, outputs);
-                gemm(&mut out[outputs..], outputs, patches, weight, 1.0, Into::Accumulate, 1);
-            }
-        }
-        finish_rows(out, row, outputs, relu);
+            None => Start::Bias,
+        };
+        let parts: Vec<Rows> = (0..3)
+            .flat_map(|dy| maps.iter().map(move |map| (dy, map)))
+            .map(|(dy, map)| &map[(first + dy) * pitch * channels..])
+            .map(|values| Rows { values, stride: channels, len: 3 * channels })
+            .collect();
+        let pixels = out.len() / outputs - 2;
+        conv.weights.multiply(&parts, pixels, &mut out[outputs..], outputs, start, relu);
+        clear_border(out, row, outputs);
     });
     CpuTensor::map(out, out_dims, Halo::Zero)
 }
 
-fn add_bias(out: &mut [f32], bias: &[f32]) {
-    vectorised(
-        #[inline(always)]
-        || out.chunks_exact_mut(bias.len()).for_each(|p| p.iter_mut().zip(bias).for_each(|(o, b)| *o += b)),
-    );
-}
-
-/// ReLU, and zeros in the border columns of whole rows.
-fn finish_rows(out: &mut [f32], row: usize, channels: usize, relu: bool) {
-    vectorised(
-        #[inline(always)]
-        || {
-            for line in out.chunks_exact_mut(row) {
-                if relu {
-                    line.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v });
-                }
-                line[..channels].fill(0.0);
-                line[row - channels..].fill(0.0);
-            }
-        },
-    );
+/// Zeros in the border columns of whole rows.
+fn clear_border(out: &mut [f32], row: usize, channels: usize) {
+    for line in out.chunks_exact_mut(row) {
+        line[..channels].fill(0.0);
+        line[row - channels..].fill(0.0);
+    }
 }
 
 /// Merges the 1x1 growth into the 3x3 convolution, and that with nearest x2: each of the four output phases (py, px) sees
@@ -224,7 +237,7 @@ pub(super) fn prepare_upsample_conv(grow: &HostTensor, weight: &HostTensor) -> R
                 }
             }
         });
-        phases.push(taps);
+        phases.push(Weights::new(&taps, &vec![0.0; columns]));
     }
     Ok(CpuUpsampleConv { inputs, outputs, times, phases })
 }
@@ -235,7 +248,7 @@ fn to_f64(tensor: &HostTensor) -> Result<Vec<f64>> {
 }
 
 pub(super) fn upsample_conv(
-    backend: &CpuBackend,
+    threads: usize,
     x: &CpuTensor,
     conv: &CpuUpsampleConv,
     relu: bool,
@@ -250,7 +263,7 @@ pub(super) fn upsample_conv(
     let columns = conv.times * outputs;
     let out_dims = MapDims { height: 2 * dims.height, width: 2 * dims.width, channels: outputs };
     let row = out_dims.pitch() * outputs;
-    let rows = tile_rows(dims.height, pitch, backend.threads);
+    let rows = tile_rows(dims.height, pitch, threads);
     let mut outs: Vec<Vec<f32>> = (0..conv.times).map(|_| vec![0.0f32; out_dims.len()]).collect();
     // One task per tile of rows, with its part of each output map.
     let mut tiles: Vec<Vec<&mut [f32]>> = (0..dims.height.div_ceil(rows)).map(|_| Vec::new()).collect();
@@ -263,14 +276,13 @@ pub(super) fn upsample_conv(
         let lines = rows.min(dims.height - first);
         let pixels = (lines - 1) * pitch + dims.width;
         let mut phase_out = vec![0.0f32; pixels * columns];
-        for (phase, taps) in conv.phases.iter().enumerate() {
+        for (phase, weights) in conv.phases.iter().enumerate() {
             let (py, px) = (phase / 2, phase % 2);
-            for (dy, taps) in taps.chunks_exact(2 * inputs * columns).enumerate() {
-                let patches = &input[((first + py + dy) * pitch + px) * inputs..];
-                let into = if dy == 0 { Into::Overwrite } else { Into::Accumulate };
-                let patches = View::new(patches, pixels, 2 * inputs, inputs);
-                gemm(&mut phase_out, columns, patches, View::new(taps, 2 * inputs, columns, columns), 1.0, into, 1);
-            }
+            let patches = [0, 1].map(|dy| {
+                let values = &input[((first + py + dy) * pitch + px) * inputs..];
+                Rows { values, stride: inputs, len: 2 * inputs }
+            });
+            weights.multiply(&patches, pixels, &mut phase_out, columns, Start::Bias, relu);
             for (t, part) in parts.iter_mut().enumerate() {
                 for line in 0..lines {
                     let target = &mut part[(2 * line + py) * row + (1 + px) * outputs..];
@@ -282,7 +294,7 @@ pub(super) fn upsample_conv(
                 }
             }
         }
-        parts.iter_mut().for_each(|part| finish_rows(part, row, outputs, relu));
+        parts.iter_mut().for_each(|part| clear_border(part, row, outputs));
     });
     outs.into_iter().map(|out| CpuTensor::map(out, out_dims, Halo::Zero)).collect()
 }

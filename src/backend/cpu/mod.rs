@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The CPU backend: candle tensors in f32, candle's matrix multiplication, and our own loops around it. It is the
-//! reference, the fallback and the embedded default.
+//! The CPU backend: candle tensors in f32, our own products with constant weights (`matmul`), candle's matrix multiplication
+//! for the rest (`gemm`), and loops over rows that compile to the machine's widest vectors (`simd`). It is the reference, the
+//! fallback and the embedded default.
 
 mod attention;
 mod color;
 mod conv;
 mod gemm;
+mod matmul;
 mod picture;
 mod resize;
 mod rows;
@@ -22,6 +24,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+use matmul::Weights;
 pub use resize::Resizer;
 pub use tensor::CpuTensor;
 use tensor::{Halo, MapDims};
@@ -36,40 +39,33 @@ pub struct CpuBackend {
     threads: usize,
 }
 
-/// A linear layer, `weight` as (in, out).
+/// A linear layer.
 #[derive(Debug)]
-pub struct CpuLinear {
-    inputs: usize,
-    outputs: usize,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
+pub struct CpuLinear(Weights);
 
-/// A causal 4x3x3 convolution, `taps` as (time, row, column, in, out).
+/// A causal 4x3x3 convolution: for each kernel time and row, weights of depth (column, in). The first has the bias.
 #[derive(Debug)]
 pub struct CpuConv3d {
     inputs: usize,
-    outputs: usize,
-    taps: Vec<f32>,
-    bias: Vec<f32>,
+    taps: Vec<Weights>,
 }
 
-/// A 3x3 convolution, `taps` as (row, column, in, out) for each map that feeds it.
+/// A 3x3 convolution of `parts` maps of `inputs` channels: weights of depth (row, part, column, in).
 #[derive(Debug)]
 pub struct CpuConv2d {
     inputs: usize,
-    outputs: usize,
-    taps: Vec<Vec<f32>>,
-    bias: Vec<f32>,
+    parts: usize,
+    weights: Weights,
 }
 
-/// An upsampling stage: for each phase (row, column) of the output pixels 2x2 taps as (row, column, in, time * out).
+/// An upsampling stage: for each phase (row, column) of the output pixels, weights of depth (row, column, in) over 2x2 input
+/// pixels and columns (time, out).
 #[derive(Debug)]
 pub struct CpuUpsampleConv {
     inputs: usize,
     outputs: usize,
     times: usize,
-    phases: Vec<Vec<f32>>,
+    phases: Vec<Weights>,
 }
 
 /// For each head and query window the key windows that it attends to, ascending.
@@ -121,9 +117,8 @@ impl Backend for CpuBackend {
     }
 
     fn prepare_linear(&self, weight: &HostTensor, bias: Option<&HostTensor>) -> Result<CpuLinear> {
-        let (outputs, inputs) = weight.dims2()?;
-        let bias = bias.map_or_else(|| Ok(vec![0.0; outputs]), flat)?;
-        Ok(CpuLinear { inputs, outputs, weight: flat(&weight.t()?)?, bias })
+        let bias = bias.map_or_else(|| Ok(vec![0.0; weight.dims2()?.0]), flat)?;
+        Ok(CpuLinear(Weights::new(&flat(&weight.t()?)?, &bias)))
     }
 
     fn prepare_conv3d(&self, weight: &HostTensor, bias: &HostTensor) -> Result<CpuConv3d> {
@@ -167,7 +162,7 @@ impl Backend for CpuBackend {
     }
 
     fn causal_conv3d(&self, maps: &[CpuTensor], conv: &CpuConv3d) -> Result<Vec<CpuTensor>> {
-        self.pool.install(|| conv::causal_conv3d(self, maps, conv))
+        self.pool.install(|| conv::causal_conv3d(self.threads, maps, conv))
     }
 
     fn rms_norm_silu(&self, map: &CpuTensor, gamma: &Vec<f32>) -> Result<CpuTensor> {
@@ -182,7 +177,7 @@ impl Backend for CpuBackend {
     }
 
     fn linear(&self, x: &CpuTensor, layer: &CpuLinear, epilogue: Epilogue<'_, Self>) -> Result<CpuTensor> {
-        self.pool.install(|| rows::linear(self, x, layer, epilogue))
+        self.pool.install(|| rows::linear(self.threads, x, layer, epilogue))
     }
 
     fn noise(&self, seed: u64, window: u64, grid: Grid) -> Result<Vec<CpuTensor>> {
@@ -210,7 +205,7 @@ impl Backend for CpuBackend {
         lq: &[CpuTensor],
         grid: Grid,
     ) -> Result<CpuTensor> {
-        self.pool.install(|| rows::embed_patches(self, latents, layer, lq, grid))
+        self.pool.install(|| rows::embed_patches(self.threads, latents, layer, lq, grid))
     }
 
     fn layer_norm(&self, x: &CpuTensor, scale: &Vec<f32>, shift: &Vec<f32>) -> Result<CpuTensor> {
@@ -265,11 +260,11 @@ impl Backend for CpuBackend {
         skip: Option<&CpuTensor>,
         relu: bool,
     ) -> Result<CpuTensor> {
-        self.pool.install(|| conv::conv2d(self, x, past, conv, skip, relu))
+        self.pool.install(|| conv::conv2d(self.threads, x, past, conv, skip, relu))
     }
 
     fn upsample_conv(&self, x: &CpuTensor, conv: &CpuUpsampleConv, relu: bool) -> Result<Vec<CpuTensor>> {
-        self.pool.install(|| conv::upsample_conv(self, x, conv, relu))
+        self.pool.install(|| conv::upsample_conv(self.threads, x, conv, relu))
     }
 
     fn to_picture(&self, map: &CpuTensor) -> Result<CpuTensor> {

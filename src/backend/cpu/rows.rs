@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::gemm::{Into, View, gemm};
+use super::matmul::{Rows, Start};
 use super::simd::{gelu, silu, sum_of, vectorised};
 use super::tensor::{CpuTensor, Halo, MapDims};
 use super::{CpuBackend, CpuLinear};
@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 const EPS: f32 = 1e-6;
 /// Rows that one task of a row-wise loop takes.
 const ROWS_PER_TASK: usize = 32;
+/// Rows that one task of a linear layer takes at most: enough to make reading the weights cheap.
+const MAX_TASK_ROWS: usize = 1024;
 
 /// Calls `f` with each output row and its index, in parallel.
 fn for_rows(out: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
@@ -30,9 +32,9 @@ fn for_rows(out: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) 
 }
 
 pub(super) fn linear(
-    backend: &CpuBackend,
+    threads: usize,
     x: &CpuTensor,
-    layer: &CpuLinear,
+    CpuLinear(weights): &CpuLinear,
     epilogue: Epilogue<'_, CpuBackend>,
 ) -> Result<CpuTensor> {
     let gathered;
@@ -42,37 +44,39 @@ pub(super) fn linear(
     } else {
         x
     };
-    let (rows, cols) = x.rows_dims()?;
-    let (inputs, outputs) = (layer.inputs, layer.outputs);
-    if cols != inputs {
-        return Err(Error::Compute(format!("linear layer {inputs} -> {outputs} given rows of {cols}")));
+    let (rows, len) = x.rows_dims()?;
+    let cols = weights.columns();
+    if len != weights.depth() {
+        return Err(Error::Compute(format!("linear layer {} -> {cols} given rows of {len}", weights.depth())));
     }
-    let x = x.values()?;
-    let mut out = vec![0.0f32; rows * outputs];
-    out.par_chunks_mut(ROWS_PER_TASK * outputs).for_each(|chunk| {
-        chunk.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(&layer.bias));
+    let values = x.values()?;
+    let residual = match epilogue {
+        Epilogue::Add(residual) | Epilogue::GatedAdd { residual, .. } => Some(same_rows(residual, rows, cols)?),
+        Epilogue::None | Epilogue::Silu | Epilogue::Gelu => None,
+    };
+    let residual = residual.as_deref().unwrap_or_default();
+    let mut out = vec![0.0f32; rows * cols];
+    let task_rows = rows.div_ceil(threads).clamp(1, MAX_TASK_ROWS);
+    out.par_chunks_mut(task_rows * cols).enumerate().for_each(|(task, out)| {
+        let first = task * task_rows;
+        let left = Rows { values: &values[first * len..], stride: len, len };
+        weights.multiply(&[left], out.len() / cols, out, cols, Start::Bias, false);
+        vectorised(
+            #[inline(always)]
+            || match epilogue {
+                Epilogue::None => {}
+                Epilogue::Silu => out.iter_mut().for_each(|v| *v = silu(*v)),
+                Epilogue::Gelu => out.iter_mut().for_each(|v| *v = gelu(*v)),
+                Epilogue::Add(_) => out.iter_mut().zip(&residual[first * cols..]).for_each(|(v, r)| *v += r),
+                Epilogue::GatedAdd { gate, .. } => {
+                    for (out, residual) in out.chunks_exact_mut(cols).zip(residual[first * cols..].chunks_exact(cols)) {
+                        out.iter_mut().zip(residual).zip(gate).for_each(|((v, r), g)| *v = r + g * *v);
+                    }
+                }
+            },
+        );
     });
-    let weight = View::new(&layer.weight, inputs, outputs, outputs);
-    gemm(&mut out, outputs, View::new(&x, rows, inputs, inputs), weight, 1.0, Into::Accumulate, backend.threads);
-    match epilogue {
-        Epilogue::None => {}
-        Epilogue::Silu => for_rows(&mut out, outputs, |_, row| row.iter_mut().for_each(|v| *v = silu(*v))),
-        Epilogue::Gelu => for_rows(&mut out, outputs, |_, row| row.iter_mut().for_each(|v| *v = gelu(*v))),
-        Epilogue::Add(residual) => {
-            let residual = same_rows(residual, rows, outputs)?;
-            for_rows(&mut out, outputs, |i, row| {
-                row.iter_mut().zip(&residual[i * outputs..]).for_each(|(v, r)| *v += r);
-            });
-        }
-        Epilogue::GatedAdd { residual, gate } => {
-            let residual = same_rows(residual, rows, outputs)?;
-            for_rows(&mut out, outputs, |i, row| {
-                let residual = &residual[i * outputs..(i + 1) * outputs];
-                row.iter_mut().zip(residual).zip(gate.iter()).for_each(|((v, r), g)| *v = r + g * *v);
-            });
-        }
-    }
-    CpuTensor::rows(out, outputs)
+    CpuTensor::rows(out, cols)
 }
 
 fn same_rows(x: &CpuTensor, rows: usize, cols: usize) -> Result<super::tensor::Values<'_>> {
@@ -219,7 +223,7 @@ fn latent_dims(maps: &[CpuTensor], grid: Grid) -> Result<MapDims> {
 }
 
 pub(super) fn embed_patches(
-    backend: &CpuBackend,
+    threads: usize,
     latents: &[CpuTensor],
     layer: &CpuLinear,
     lq: &[CpuTensor],
@@ -235,7 +239,7 @@ pub(super) fn embed_patches(
             half.copy_from_slice(&maps[frame][dims.at(2 * row + dy, 2 * col)..][..run]);
         }
     });
-    let dim = layer.outputs;
+    let dim = layer.0.columns();
     if lq.len() != grid.frames {
         return Err(Error::Compute(format!("{} frames of LQ tokens for {grid:?}", lq.len())));
     }
@@ -246,7 +250,7 @@ pub(super) fn embed_patches(
         out.copy_from_slice(&lq[frame][(row * grid.cols + col) * dim..][..dim]);
     });
     let residual = CpuTensor::rows(residual, dim)?;
-    linear(backend, &CpuTensor::rows(patches, 2 * run)?, layer, Epilogue::Add(&residual))
+    linear(threads, &CpuTensor::rows(patches, 2 * run)?, layer, Epilogue::Add(&residual))
 }
 
 pub(super) fn denoise(noise: &[CpuTensor], head: &CpuTensor, grid: Grid) -> Result<Vec<CpuTensor>> {

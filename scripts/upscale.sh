@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# Sets the machine up, builds, and upscales a file:
+#
+#     scripts/upscale.sh in.mp4 out.mp4 [--scale 4] [--model DIR] [...]
+#
+# Without arguments it makes a short clip with sound, upscales that, and leaves both files in the current directory.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+"$root/scripts/setup.sh"
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+
+if [ $# -eq 0 ]; then
+    set -- clip.mp4 clip-upscaled.mp4 --compare
+    echo "no file given: making clip.mp4, two seconds of H.264 and AAC" >&2
+    gst-launch-1.0 -q mp4mux name=mux ! filesink location=clip.mp4 \
+        videotestsrc num-buffers=50 pattern=smpte ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 \
+        ! timeoverlay ! x264enc ! h264parse ! queue ! mux. \
+        audiotestsrc num-buffers=86 samplesperbuffer=1024 ! audio/x-raw,rate=44100,channels=2 \
+        ! audioconvert ! avenc_aac ! queue ! mux.
+fi
+
+cargo build --release --quiet --manifest-path "$root/Cargo.toml" --example upscale
+target=$(cargo metadata --manifest-path "$root/Cargo.toml" --no-deps --format-version 1 \
+    | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+exec "$target/release/examples/upscale" "$@"

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Every pixel format into packed RGB and back, by `GstVideoConverter`.
+//!
+//! Only matrix and range change: the RGB side has the primaries and the transfer function of the other side, so colours and
+//! gamma are the source's. All that is not full-range RGB or grey of 8 bits goes through 16 bits: the converter's 8-bit matrix
+//! arithmetic would darken it by three levels.
+
+use gst_video::prelude::*;
+use gst_video::video_frame::Writable;
+use gst_video::{VideoConverter, VideoFormat, VideoFrame, VideoFrameRef, VideoInfo};
+
+use super::errors::Failure;
+use crate::error::Error;
+use crate::upscaler::{Frame, FrameMut, Samples, SamplesMut};
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// One RGB picture, reused from frame to frame.
+struct Scratch {
+    frame: VideoFrame<Writable>,
+    /// The picture without alpha, where the converter only has formats with: those of 16 bits.
+    packed: Option<Vec<u16>>,
+}
+
+/// Turns buffers into RGB pictures.
+pub struct Reader {
+    info: VideoInfo,
+    converter: VideoConverter,
+    scratch: Scratch,
+}
+
+/// Turns RGB pictures into buffers.
+pub struct Writer {
+    info: VideoInfo,
+    converter: VideoConverter,
+    scratch: Scratch,
+}
+
+impl Reader {
+    /// A reader of buffers of this format and size.
+    pub fn new(info: &VideoInfo) -> Result<Self> {
+        let (rgb, scratch) = Scratch::new(info)?;
+        let converter = converter(info, &rgb)?;
+        Ok(Self { info: info.clone(), converter, scratch })
+    }
+
+    /// The picture in `buffer`.
+    pub fn read(&mut self, buffer: &gst::BufferRef) -> Result<Frame<'_>> {
+        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.info).map_err(Failure::Map)?;
+        self.converter.frame_ref(&frame, &mut self.scratch.frame.as_mut_video_frame_ref());
+        self.scratch.picture()
+    }
+}
+
+impl Writer {
+    /// A writer of buffers of this format and size.
+    pub fn new(info: &VideoInfo) -> Result<Self> {
+        let (rgb, scratch) = Scratch::new(info)?;
+        let converter = converter(&rgb, info)?;
+        Ok(Self { info: info.clone(), converter, scratch })
+    }
+
+    /// Lets `paint` paint a picture, and writes it into `buffer`.
+    pub fn write(
+        &mut self,
+        buffer: &mut gst::BufferRef,
+        paint: impl FnOnce(&mut FrameMut<'_>) -> crate::Result<()>,
+    ) -> Result<()> {
+        paint(&mut self.scratch.picture_mut()?)?;
+        self.scratch.unpack()?;
+        let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.info).map_err(Failure::Map)?;
+        self.converter.frame_ref(&self.scratch.frame.as_video_frame_ref(), &mut frame);
+        Ok(())
+    }
+}
+
+impl Scratch {
+    /// The RGB side of a conversion from or to `info`.
+    fn new(info: &VideoInfo) -> Result<(VideoInfo, Self)> {
+        let format = info.format_info();
+        let plain = (format.is_rgb() || format.is_gray())
+            && info.colorimetry().range() == gst_video::VideoColorRange::Range0_255
+            && format.depth().iter().all(|&bits| bits <= 8);
+        let format = if plain { VideoFormat::Rgb } else { VideoFormat::Argb64 };
+        let colorimetry = gst_video::VideoColorimetry::new(
+            gst_video::VideoColorRange::Range0_255,
+            gst_video::VideoColorMatrix::Rgb,
+            info.colorimetry().transfer(),
+            info.colorimetry().primaries(),
+        );
+        let rgb = VideoInfo::builder(format, info.width(), info.height())
+            .colorimetry(&colorimetry)
+            .fps(info.fps())
+            .interlace_mode(info.interlace_mode())
+            .build()
+            .map_err(failed)?;
+        let buffer = gst::Buffer::with_size(rgb.size()).map_err(failed)?;
+        let frame = VideoFrame::from_buffer_writable(buffer, &rgb).map_err(|_| mapping())?;
+        let packed = (!plain).then(|| vec![0; 3 * info.width() as usize * info.height() as usize]);
+        Ok((rgb, Self { frame, packed }))
+    }
+
+    fn size(&self) -> (usize, usize) {
+        (self.frame.width() as usize, self.frame.height() as usize)
+    }
+
+    fn stride(&self) -> usize {
+        self.frame.plane_stride().first().copied().and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
+    }
+
+    fn picture(&mut self) -> Result<Frame<'_>> {
+        let ((width, height), stride) = (self.size(), self.stride());
+        let plane = self.frame.plane_data(0).map_err(failed)?;
+        Ok(match &mut self.packed {
+            None => Frame { width, height, stride, samples: Samples::U8(plane) },
+            Some(packed) => {
+                let rows = packed.chunks_exact_mut(3 * width).zip(plane.chunks(stride));
+                for (packed, argb) in rows {
+                    for (rgb, argb) in packed.chunks_exact_mut(3).zip(argb.chunks_exact(8)) {
+                        for (sample, bytes) in rgb.iter_mut().zip(argb[2..].chunks_exact(2)) {
+                            *sample = u16::from_ne_bytes([bytes[0], bytes[1]]);
+                        }
+                    }
+                }
+                Frame { width, height, stride: 3 * width, samples: Samples::U16(packed) }
+            }
+        })
+    }
+
+    fn picture_mut(&mut self) -> Result<FrameMut<'_>> {
+        let ((width, height), stride) = (self.size(), self.stride());
+        Ok(match &mut self.packed {
+            None => {
+                let plane = self.frame.plane_data_mut(0).map_err(failed)?;
+                FrameMut { width, height, stride, samples: SamplesMut::U8(plane) }
+            }
+            Some(packed) => FrameMut { width, height, stride: 3 * width, samples: SamplesMut::U16(packed) },
+        })
+    }
+
+    /// Brings what was painted to where the converter reads it.
+    fn unpack(&mut self) -> Result<()> {
+        let ((width, _), stride) = (self.size(), self.stride());
+        let Some(packed) = &self.packed else { return Ok(()) };
+        let plane = self.frame.plane_data_mut(0).map_err(failed)?;
+        for (packed, argb) in packed.chunks_exact(3 * width).zip(plane.chunks_mut(stride)) {
+            for (rgb, argb) in packed.chunks_exact(3).zip(argb.chunks_exact_mut(8)) {
+                argb[..2].copy_from_slice(&u16::MAX.to_ne_bytes());
+                for (sample, bytes) in rgb.iter().zip(argb[2..].chunks_exact_mut(2)) {
+                    bytes.copy_from_slice(&sample.to_ne_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn converter(from: &VideoInfo, to: &VideoInfo) -> Result<VideoConverter> {
+    VideoConverter::new(from, to, None).map_err(failed)
+}
+
+fn failed(error: gst::glib::BoolError) -> Failure {
+    Failure::Upscaler(Error::Compute(format!("video conversion: {error}")))
+}
+
+fn mapping() -> Failure {
+    Failure::Upscaler(Error::Compute(String::from("video conversion: a buffer of our own cannot be mapped")))
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

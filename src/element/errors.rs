@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! How errors of the upscaler become messages and flow returns of GStreamer.
+
+use crate::error::Error;
+
+/// What can go wrong in the element.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nobody has named a model.
+    #[error(
+        "no model: set the property \"model\" to the directory of the model's files, \
+         or the environment variable FLASHVSR_MODEL"
+    )]
+    NoModel,
+    /// The upscaler failed.
+    #[error(transparent)]
+    Upscaler(#[from] Error),
+    /// A buffer cannot be mapped as a video frame.
+    #[error("a buffer does not hold a video frame of the negotiated caps: {0}")]
+    Map(gst::glib::BoolError),
+    /// The base class gave no output buffer, or GStreamer is flushing.
+    #[error("no output buffer: {0}")]
+    Flow(gst::FlowError),
+}
+
+impl Failure {
+    /// The flow return of this failure.
+    pub fn flow(&self) -> gst::FlowError {
+        match self {
+            Failure::Upscaler(Error::Cancelled) => gst::FlowError::Flushing,
+            Failure::Flow(flow) => *flow,
+            _ => gst::FlowError::Error,
+        }
+    }
+
+    /// The message of this failure; none where the flow return says it all.
+    pub fn message(&self) -> Option<gst::ErrorMessage> {
+        let text = self.to_string();
+        Some(match self {
+            Failure::NoModel | Failure::Upscaler(Error::NotFound { .. }) => {
+                gst::error_msg!(gst::ResourceError::NotFound, ("{}", text))
+            }
+            Failure::Upscaler(Error::Read { .. } | Error::Tensor { .. }) => {
+                gst::error_msg!(gst::ResourceError::Read, ("{}", text))
+            }
+            Failure::Upscaler(Error::Settings(_)) => gst::error_msg!(gst::ResourceError::Settings, ("{}", text)),
+            Failure::Upscaler(Error::NoSpace { .. }) => gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("{}", text)),
+            Failure::Upscaler(Error::Compute(_)) => gst::error_msg!(gst::LibraryError::Failed, ("{}", text)),
+            Failure::Map(_) => gst::error_msg!(gst::StreamError::Format, ("{}", text)),
+            Failure::Upscaler(Error::Cancelled) | Failure::Flow(_) => return None,
+        })
+    }
+}

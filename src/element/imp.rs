@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! GObject, and the virtual functions of GStreamer's classes. What they do with frames is in [`super::flow`].
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use gst::glib;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::BaseTransformMode;
+use gst_base::subclass::base_transform::GenerateOutputSuccess;
+use gst_base::subclass::prelude::*;
+use gst_video::subclass::prelude::*;
+use parking_lot::Mutex;
+
+use super::caps::{self, Scaling, TEMPLATE};
+use super::carrier::scale_region;
+use super::session::Session;
+use super::settings::{PROPERTIES, Settings};
+use super::stats::Stats;
+use super::{CAT, errors::Failure};
+use crate::upscaler::{self, Cancel, Model};
+
+/// What belongs to the streaming thread.
+#[derive(Default)]
+pub struct State {
+    /// From READY to READY.
+    pub model: Option<Arc<dyn Model>>,
+    /// From caps to caps.
+    pub session: Option<Session>,
+}
+
+/// The element. No lock is held across a push, and only `state` across inference.
+#[derive(Default)]
+pub struct FlashVsr {
+    pub(super) settings: Mutex<Settings>,
+    pub(super) state: Mutex<State>,
+    pub(super) stats: Mutex<Stats>,
+    /// Interrupts inference.
+    pub(super) cancel: Cancel,
+    /// Whether a state change, and not only a flush, has interrupted it.
+    pub(super) stopping: AtomicBool,
+    /// Latency in nanoseconds.
+    pub(super) latency: AtomicU64,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for FlashVsr {
+    const NAME: &'static str = "GstFlashVsr";
+    type Type = super::FlashVsr;
+    type ParentType = gst_video::VideoFilter;
+}
+
+impl ObjectImpl for FlashVsr {
+    fn properties() -> &'static [glib::ParamSpec] {
+        PROPERTIES.as_ref()
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        self.settings.lock().set(pspec.name(), value);
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let value = self.settings.lock().get(pspec.name());
+        value.unwrap_or_else(|| self.stats.lock().structure().to_value())
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        // A frame that the base class skips would be missing in the output, and in the model's memory.
+        self.obj().set_qos(false);
+    }
+}
+
+impl GstObjectImpl for FlashVsr {}
+
+impl ElementImpl for FlashVsr {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "FlashVSR video upscaler",
+                "Filter/Effect/Converter/Video/Scaler",
+                "Upscales progressive video with FlashVSR v1.1 Tiny-Long, a streaming one-step diffusion model. N frames in, \
+                 N frames out, with their timestamps. Frames come out in windows: put a queue before it for a thread of its \
+                 own, and an unlimited queue (max-size-time=0 max-size-buffers=0 max-size-bytes=0) into sibling branches",
+                "The gst-plugin-flashvsr developers",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            [("sink", gst::PadDirection::Sink), ("src", gst::PadDirection::Src)]
+                .into_iter()
+                .filter_map(|(name, direction)| {
+                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &TEMPLATE).ok()
+                })
+                .collect()
+        });
+        TEMPLATES.as_ref()
+    }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::PausedToReady {
+            self.interrupt();
+        }
+        self.parent_change_state(transition)
+    }
+}
+
+impl BaseTransformImpl for FlashVsr {
+    const MODE: BaseTransformMode = BaseTransformMode::NeverInPlace;
+    const PASSTHROUGH_ON_SAME_CAPS: bool = false;
+    const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let spec = self.settings.lock().model_spec();
+        let model = spec.and_then(|spec| Ok(upscaler::open(&spec)?)).map_err(|failure| {
+            failure.message().unwrap_or_else(|| gst::error_msg!(gst::CoreError::StateChange, ("{}", failure)))
+        })?;
+        gst::info!(CAT, imp = self, "model loaded on {}", model.device());
+        *self.stats.lock() = Stats { device: Some(model.device()), ..Stats::default() };
+        *self.state.lock() = State { model: Some(model), session: None };
+        self.latency.store(0, Ordering::Release);
+        self.stopping.store(false, Ordering::SeqCst);
+        self.cancel.clear();
+        self.parent_start()
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        *self.state.lock() = State::default();
+        self.stats.lock().frames_held = 0;
+        self.parent_stop()
+    }
+
+    fn transform_caps(
+        &self,
+        direction: gst::PadDirection,
+        caps: &gst::Caps,
+        filter: Option<&gst::Caps>,
+    ) -> Option<gst::Caps> {
+        let other = self.scaling().transform(direction, caps);
+        Some(match filter {
+            Some(filter) => other.intersect_with_mode(filter, gst::CapsIntersectMode::First),
+            None => other,
+        })
+    }
+
+    fn fixate_caps(&self, direction: gst::PadDirection, caps: &gst::Caps, othercaps: gst::Caps) -> gst::Caps {
+        match direction {
+            gst::PadDirection::Sink => self.scaling().fixate_output(caps, othercaps),
+            _ => self.scaling().fixate_input(caps, othercaps),
+        }
+    }
+
+    fn accept_caps(&self, direction: gst::PadDirection, caps: &gst::Caps) -> bool {
+        if direction == gst::PadDirection::Sink && caps::is_interlaced(caps) {
+            // Let the caps event come, whose refusal can say why.
+            let mut progressive = caps.clone();
+            progressive.make_mut().set("interlace-mode", gst_video::VideoInterlaceMode::Progressive.to_str().as_str());
+            return self.parent_accept_caps(direction, &progressive);
+        }
+        self.parent_accept_caps(direction, caps)
+    }
+
+    fn transform_size(
+        &self,
+        _direction: gst::PadDirection,
+        _caps: &gst::Caps,
+        _size: usize,
+        othercaps: &gst::Caps,
+    ) -> Option<usize> {
+        // Carriers are empty, so the size follows from the caps alone.
+        gst_video::VideoInfo::from_caps(othercaps).ok().map(|info| info.size())
+    }
+
+    fn transform_meta<'a>(
+        &self,
+        outbuf: &mut gst::BufferRef,
+        meta: gst::MetaRef<'a, gst::Meta>,
+        inbuf: &'a gst::BufferRef,
+    ) -> bool {
+        if let Some(region) = meta.downcast_ref::<gst_video::VideoRegionOfInterestMeta>() {
+            if let Some(session) = &self.state.lock().session {
+                scale_region(outbuf, region, session.geometry());
+            }
+            return false;
+        }
+        self.parent_transform_meta(outbuf, meta, inbuf)
+    }
+
+    fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        match query.view_mut() {
+            gst::QueryViewMut::Caps(caps) => {
+                let possible = self.possible_caps(direction, caps.filter_owned().as_ref());
+                caps.set_result(&possible);
+                true
+            }
+            gst::QueryViewMut::Latency(latency) if direction == gst::PadDirection::Src => {
+                if !self.obj().sink_pad().peer_query(latency.query_mut()) {
+                    return false;
+                }
+                let ours = gst::ClockTime::from_nseconds(self.latency.load(Ordering::Acquire));
+                let (live, min, max) = latency.result();
+                latency.set(live, min.saturating_add(ours), max.map(|max| max.saturating_add(ours)));
+                true
+            }
+            _ => BaseTransformImplExt::parent_query(self, direction, query),
+        }
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        use gst::EventView;
+        match event.view() {
+            EventView::FlushStart(_) => self.cancel.cancel(),
+            EventView::FlushStop(_) => self.flush(),
+            EventView::Caps(caps) if caps::is_interlaced(caps.caps()) => {
+                gst::element_imp_error!(
+                    self,
+                    gst::StreamError::WrongType,
+                    ("interlaced video cannot be upscaled; add deinterlace before flashvsr"),
+                    ["{}", caps.caps()]
+                );
+                return false;
+            }
+            EventView::Caps(caps) => {
+                // Drains in `set_info`, if the caps are new.
+                let caps = caps.caps_owned();
+                return self.parent_sink_event(event) || self.explain_refusal(&caps);
+            }
+            EventView::Eos(_)
+            | EventView::Segment(_)
+            | EventView::StreamStart(_)
+            | EventView::StreamGroupDone(_)
+            | EventView::SegmentDone(_)
+            | EventView::Gap(_) => self.drain(),
+            _ if event.is_serialized() => {
+                return match self.enqueue(event) {
+                    Some(event) => self.parent_sink_event(event),
+                    None => true,
+                };
+            }
+            _ => {}
+        }
+        self.parent_sink_event(event)
+    }
+
+    fn submit_input_buffer(&self, is_discont: bool, inbuf: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // Renegotiates where that is due.
+        let success = self.parent_submit_input_buffer(is_discont, inbuf)?;
+        if let Some(buffer) = self.take_queued_buffer() {
+            self.take(&buffer)?;
+        }
+        Ok(success)
+    }
+
+    fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
+        Ok(match self.next()? {
+            Some(buffer) => GenerateOutputSuccess::Buffer(buffer),
+            None => GenerateOutputSuccess::NoOutput,
+        })
+    }
+}
+
+impl VideoFilterImpl for FlashVsr {
+    fn set_info(
+        &self,
+        incaps: &gst::Caps,
+        in_info: &gst_video::VideoInfo,
+        outcaps: &gst::Caps,
+        out_info: &gst_video::VideoInfo,
+    ) -> Result<(), gst::LoggableError> {
+        // Held frames leave in their own caps.
+        self.drain();
+        self.configure(in_info, out_info).map_err(|failure| {
+            let reason = failure.to_string();
+            let flow = self.fail(failure);
+            gst::loggable_error!(CAT, "{}: {}", flow, reason)
+        })?;
+        self.parent_set_info(incaps, in_info, outcaps, out_info)
+    }
+}
+
+impl FlashVsr {
+    fn scaling(&self) -> Scaling {
+        let settings = self.settings.lock();
+        Scaling { scale: settings.scale, policy: settings.size_policy.into() }
+    }
+
+    /// The caps that the pad of `direction` can have. The base class would put those of the other pad first, since an element
+    /// that changes nothing is the cheapest; ours is there to change the size.
+    fn possible_caps(&self, direction: gst::PadDirection, filter: Option<&gst::Caps>) -> gst::Caps {
+        let element = self.obj();
+        let (other, there) = match direction {
+            gst::PadDirection::Sink => (element.src_pad(), gst::PadDirection::Src),
+            _ => (element.sink_pad(), gst::PadDirection::Sink),
+        };
+        let scaling = self.scaling();
+        let filter_there = filter.map(|filter| scaling.transform(direction, &filter.intersect(&TEMPLATE)));
+        let caps_there = other.peer_query_caps(filter_there.as_ref()).intersect(&TEMPLATE);
+        let caps = scaling.transform(there, &caps_there).intersect(&TEMPLATE);
+        match filter {
+            Some(filter) => caps.intersect_with_mode(filter, gst::CapsIntersectMode::First),
+            None => caps,
+        }
+    }
+
+    /// Says why caps were refused, if no size would have done; false, as an event handler's answer.
+    fn explain_refusal(&self, caps: &gst::Caps) -> bool {
+        let possible = self.scaling().transform(gst::PadDirection::Sink, caps);
+        let wanted = self.obj().src_pad().peer_query_caps(None);
+        if !possible.can_intersect(&wanted) {
+            gst::element_imp_error!(
+                self,
+                gst::CoreError::Negotiation,
+                ("downstream accepts no size that is 1 to 8 times the input's, or not its format; \
+                  add videoconvertscale after flashvsr"),
+                ["input {}, possible output {}, downstream {}", caps, possible, wanted]
+            );
+        }
+        false
+    }
+
+    fn configure(&self, in_info: &gst_video::VideoInfo, out_info: &gst_video::VideoInfo) -> Result<(), Failure> {
+        let size = |info: &gst_video::VideoInfo| upscaler::Size::new(info.width() as usize, info.height() as usize);
+        let geometry = self.scaling().geometry(size(in_info), size(out_info))?;
+        let options = self.settings.lock().options();
+        let startup = options.startup;
+        {
+            let mut state = self.state.lock();
+            state.session = None;
+            let Some(model) = state.model.clone() else { return Err(Failure::Flow(gst::FlowError::Flushing)) };
+            let stream = model.stream(geometry, options, self.cancel.clone())?;
+            state.session = Some(Session::new(stream, geometry, in_info, out_info)?);
+        }
+        gst::info!(CAT, imp = self, "{} to {}, the model at {}", geometry.input, geometry.output, geometry.model);
+        self.stats.lock().model_size = Some(geometry.model);
+        self.announce_latency(in_info.fps(), startup);
+        Ok(())
+    }
+}

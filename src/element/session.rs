@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! One stream of the upscaler between two caps, with what its frames brought along.
+
+use super::carrier::carrier;
+use super::convert::{Reader, Writer};
+use super::errors::Failure;
+use super::queue::Queue;
+use crate::upscaler::{self, Geometry, Stream};
+
+/// Frames in, frames out, and the events between them.
+pub struct Session {
+    geometry: Geometry,
+    stream: Box<dyn Stream>,
+    reader: Reader,
+    writer: Writer,
+    queue: Queue,
+    /// What [`Session::news`] has told.
+    told: upscaler::Stats,
+}
+
+impl Session {
+    /// A session on `stream`, from and to frames of these formats.
+    pub fn new(
+        stream: Box<dyn Stream>,
+        geometry: Geometry,
+        input: &gst_video::VideoInfo,
+        output: &gst_video::VideoInfo,
+    ) -> Result<Self, Failure> {
+        let (reader, writer) = (Reader::new(input)?, Writer::new(output)?);
+        Ok(Self { geometry, stream, reader, writer, queue: Queue::default(), told: upscaler::Stats::default() })
+    }
+
+    /// How input frames become output frames.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Frames that went in and have not come out.
+    pub fn held(&self) -> usize {
+        self.queue.frames()
+    }
+
+    /// What the stream has counted since this was last asked.
+    pub fn news(&mut self) -> upscaler::Stats {
+        let (now, before) = (self.stream.stats(), self.told);
+        self.told = now;
+        upscaler::Stats { windows: now.windows - before.windows, replaced: now.replaced - before.replaced }
+    }
+
+    /// Takes a frame. Its pixels are copied; may run the network.
+    pub fn push(&mut self, buffer: &gst::BufferRef) -> Result<(), Failure> {
+        let frame = self.reader.read(buffer)?;
+        self.stream.push(&frame)?;
+        self.queue.push_frame(carrier(buffer));
+        Ok(())
+    }
+
+    /// Queues an event behind the frames; gives it back if there are none.
+    pub fn push_event(&mut self, event: gst::Event) -> Option<gst::Event> {
+        self.queue.push_event(event)
+    }
+
+    /// Makes every frame ready that is held.
+    pub fn finish(&mut self) -> Result<(), Failure> {
+        Ok(self.stream.finish()?)
+    }
+
+    /// The next event, if no frame is in front of it.
+    pub fn pop_event(&mut self) -> Option<gst::Event> {
+        self.queue.pop_event()
+    }
+
+    /// The carrier of the next frame, if that frame is ready. [`Session::write`] has to follow.
+    pub fn pop_carrier(&mut self) -> Option<gst::Buffer> {
+        if self.stream.ready() == 0 { None } else { self.queue.pop_frame() }
+    }
+
+    /// Writes the frame whose carrier was popped last.
+    pub fn write(&mut self, buffer: &mut gst::BufferRef) -> Result<(), Failure> {
+        let Self { stream, writer, .. } = self;
+        writer.write(buffer, |frame| stream.pop(frame))
+    }
+
+    /// Drops every frame and all temporal state, and gives the events that were between the frames.
+    pub fn reset(&mut self) -> impl Iterator<Item = gst::Event> + use<> {
+        self.stream.reset();
+        self.queue.clear()
+    }
+}

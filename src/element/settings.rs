@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The element's properties, and their values.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use gst::glib;
+use gst::prelude::*;
+
+use super::errors::Failure;
+use crate::upscaler::{self, ModelSpec, Options};
+
+/// Environment variable that names the model where the property is unset.
+pub const MODEL_VARIABLE: &str = "FLASHVSR_MODEL";
+/// Smallest and largest factor between an input side and an output side.
+pub const SCALE_RANGE: std::ops::RangeInclusive<f64> = 1.0..=8.0;
+
+/// A `glib` enumeration that stands for one of the upscaler's.
+macro_rules! enumeration {
+    ($(#[$doc:meta])* $name:ident, $type_name:literal, { $($(#[$variant_doc:meta])* $variant:ident => $other:path),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, glib::Enum)]
+        #[enum_type(name = $type_name)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl From<$name> for upscaler::$name {
+            fn from(value: $name) -> Self {
+                match value { $($name::$variant => $other),+ }
+            }
+        }
+    };
+}
+
+enumeration! {
+    /// Generation of the LQ projection.
+    Version, "GstFlashVsrVersion", {
+        /// FlashVSR v1.1.
+        #[enum_value(name = "FlashVSR v1.1: causal LQ projection", nick = "v1.1")]
+        V1_1 => upscaler::Version::V1_1,
+        /// FlashVSR v1.
+        #[enum_value(name = "FlashVSR v1: buffered LQ projection", nick = "v1")]
+        V1 => upscaler::Version::V1,
+    }
+}
+
+enumeration! {
+    /// What to do with an output size that is no multiple of 128.
+    SizePolicy, "GstFlashVsrSizePolicy", {
+        /// Exact output size.
+        #[enum_value(name = "Exact output size: the model runs on the next larger multiple, edges repeated", nick = "pad")]
+        Pad => upscaler::SizePolicy::Pad,
+        /// Smaller output.
+        #[enum_value(name = "Smaller output: the centre, cut to the next smaller multiple, as the reference does", nick = "crop")]
+        Crop => upscaler::SizePolicy::Crop,
+        /// Refusal.
+        #[enum_value(name = "Refuse sizes that are no multiple of 128", nick = "fail")]
+        Fail => upscaler::SizePolicy::Fail,
+    }
+}
+
+enumeration! {
+    /// Length of the first window.
+    Startup, "GstFlashVsrStartup", {
+        /// 25 frames.
+        #[enum_value(name = "First window of 25 frames, as the reference", nick = "reference")]
+        Reference => upscaler::Startup::Reference,
+        /// 9 frames.
+        #[enum_value(name = "First window of 9 frames: less latency, a little less context at the start", nick = "low-latency")]
+        LowLatency => upscaler::Startup::LowLatency,
+    }
+}
+
+enumeration! {
+    /// How colours are brought back to those of the input.
+    ColorFix, "GstFlashVsrColorFix", {
+        /// Mean and deviation.
+        #[enum_value(name = "Match mean and deviation of each channel of each frame", nick = "adain")]
+        Adain => upscaler::ColorFix::Adain,
+        /// Wavelets.
+        #[enum_value(name = "Low frequencies of the input, high frequencies of the model", nick = "wavelet")]
+        Wavelet => upscaler::ColorFix::Wavelet,
+        /// None.
+        #[enum_value(name = "Leave the colours as the model gives them", nick = "none")]
+        None => upscaler::ColorFix::None,
+    }
+}
+
+/// The values of the properties.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Directory of the checkpoint.
+    pub model: Option<String>,
+    /// Generation of the LQ projection.
+    pub version: Version,
+    /// Output size by input size.
+    pub scale: f64,
+    /// Sizes that are no multiple of 128.
+    pub size_policy: SizePolicy,
+    /// Length of the first window.
+    pub startup: Startup,
+    /// Attention budget.
+    pub sparse_ratio: f64,
+    /// Frame pairs of keys and values.
+    pub kv_ratio: f64,
+    /// Side of the neighbourhood of attention.
+    pub local_range: u32,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Colour correction.
+    pub color_fix: ColorFix,
+    /// The device.
+    pub device: String,
+    /// Threads of the CPU.
+    pub threads: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let options = Options::default();
+        Self {
+            model: None,
+            version: Version::V1_1,
+            scale: 2.0,
+            size_policy: SizePolicy::Pad,
+            startup: Startup::Reference,
+            sparse_ratio: options.sparse_ratio,
+            kv_ratio: options.kv_ratio,
+            local_range: options.local_range as u32,
+            seed: options.seed,
+            color_fix: ColorFix::Adain,
+            device: String::from("auto"),
+            threads: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// The model that these settings name.
+    ///
+    /// # Errors
+    /// If neither the property nor the environment variable names one.
+    pub fn model_spec(&self) -> Result<ModelSpec, Failure> {
+        let path = match &self.model {
+            Some(path) => PathBuf::from(path),
+            None => std::env::var_os(MODEL_VARIABLE)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+                .ok_or(Failure::NoModel)?,
+        };
+        Ok(ModelSpec {
+            path,
+            version: self.version.into(),
+            device: self.device.clone(),
+            threads: self.threads as usize,
+        })
+    }
+
+    /// The parameters of a stream.
+    pub fn options(&self) -> Options {
+        Options {
+            startup: self.startup.into(),
+            sparse_ratio: self.sparse_ratio,
+            kv_ratio: self.kv_ratio,
+            local_range: self.local_range as usize,
+            seed: self.seed,
+            color_fix: self.color_fix.into(),
+            ..Options::default()
+        }
+    }
+
+    /// Sets the property `name`; the value has the type that [`PROPERTIES`] gives it.
+    pub fn set(&mut self, name: &str, value: &glib::Value) {
+        match name {
+            "model" => assign(&mut self.model, value),
+            "version" => assign(&mut self.version, value),
+            "scale" => assign(&mut self.scale, value),
+            "size-policy" => assign(&mut self.size_policy, value),
+            "startup" => assign(&mut self.startup, value),
+            "sparse-ratio" => assign(&mut self.sparse_ratio, value),
+            "kv-ratio" => assign(&mut self.kv_ratio, value),
+            "local-range" => assign(&mut self.local_range, value),
+            "seed" => assign(&mut self.seed, value),
+            "color-fix" => assign(&mut self.color_fix, value),
+            // NULL is the default, as for every other string property.
+            "device" => match value.get::<Option<String>>() {
+                Ok(device) => self.device = device.unwrap_or_else(|| Self::default().device),
+                Err(_) => debug_assert!(false, "type of device"),
+            },
+            "threads" => assign(&mut self.threads, value),
+            _ => debug_assert!(false, "property {name} is not ours"),
+        }
+    }
+
+    /// The value of the property `name`, if it is one of ours.
+    pub fn get(&self, name: &str) -> Option<glib::Value> {
+        Some(match name {
+            "model" => self.model.to_value(),
+            "version" => self.version.to_value(),
+            "scale" => self.scale.to_value(),
+            "size-policy" => self.size_policy.to_value(),
+            "startup" => self.startup.to_value(),
+            "sparse-ratio" => self.sparse_ratio.to_value(),
+            "kv-ratio" => self.kv_ratio.to_value(),
+            "local-range" => self.local_range.to_value(),
+            "seed" => self.seed.to_value(),
+            "color-fix" => self.color_fix.to_value(),
+            "device" => self.device.to_value(),
+            "threads" => self.threads.to_value(),
+            _ => return None,
+        })
+    }
+}
+
+fn assign<'v, T: glib::value::FromValue<'v>>(field: &mut T, value: &'v glib::Value) {
+    match value.get() {
+        Ok(new) => *field = new,
+        // GObject has checked the type before it calls us.
+        Err(_) => debug_assert!(false, "type {}", value.type_()),
+    }
+}
+
+/// The properties as `gst-inspect-1.0` shows them.
+pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
+    let default = Settings::default();
+    vec![
+        glib::ParamSpecString::builder("model")
+            .nick("Model")
+            .blurb(
+                "Directory of the model's files (DiT, LQ projection, decoder, prompt); \
+                 if unset, the environment variable FLASHVSR_MODEL names it",
+            )
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("version", default.version)
+            .nick("Version")
+            .blurb("Generation of the model; the files of both look alike, so it has to be said")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecDouble::builder("scale")
+            .nick("Scale")
+            .blurb("Output size by input size, unless downstream caps fix another size; the model was trained for 4")
+            .minimum(*SCALE_RANGE.start())
+            .maximum(*SCALE_RANGE.end())
+            .default_value(default.scale)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("size-policy", default.size_policy)
+            .nick("Size policy")
+            .blurb("What to do with an output size that is no multiple of 128")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("startup", default.startup)
+            .nick("Startup")
+            .blurb("Length of the first window: it is the latency of the stream")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecDouble::builder("sparse-ratio")
+            .nick("Sparse ratio")
+            .blurb("Attention budget: more is slower and closer to full attention (1.5 and 2.0 are usual)")
+            .minimum(0.1)
+            .maximum(20.0)
+            .default_value(default.sparse_ratio)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecDouble::builder("kv-ratio")
+            .nick("KV ratio")
+            .blurb("Frame pairs whose keys and values are kept: more is slower, needs more memory and is steadier in time")
+            .minimum(1.0)
+            .maximum(16.0)
+            .default_value(default.kv_ratio)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecUInt::builder("local-range")
+            .nick("Local range")
+            .blurb("Side of the neighbourhood that attention sees, in windows of 128 pixels (9 is sharper, 11 steadier)")
+            .minimum(1)
+            .maximum(255)
+            .default_value(default.local_range)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecUInt64::builder("seed")
+            .nick("Seed")
+            .blurb("Seed of the noise: the same seed gives the same pictures")
+            .default_value(default.seed)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("color-fix", default.color_fix)
+            .nick("Color fix")
+            .blurb("How the colors are brought back to those of the input")
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecString::builder("device")
+            .nick("Device")
+            .blurb("Where the model runs: auto or cpu")
+            .default_value(Some(default.device.as_str()))
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecUInt::builder("threads")
+            .nick("Threads")
+            .blurb("Threads of the CPU backend; 0 for one per core")
+            .maximum(1024)
+            .default_value(default.threads)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+            .nick("Statistics")
+            .blurb(
+                "frames-in, frames-out, frames-held, frames-replaced (the model failed and the resized input was shown), \
+                 windows (of the model), time-per-frame (nanoseconds), all guint64; device, model-size (string)",
+            )
+            .read_only()
+            .build(),
+    ]
+});

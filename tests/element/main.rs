@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the element promises to a pipeline, with the tiny model of the parity data: its pictures keep the mean colour of the
+//! input, by the colour fix, and are otherwise noise.
+
+mod errors;
+mod events;
+mod frames;
+mod metas;
+mod pipeline;
+mod rig;
+mod sizes;
