@@ -299,7 +299,8 @@ impl FlashVsr {
         let Some(notice) = located.notice("the property \"model\"") else { return };
         if !GIVEN.swap(true, Ordering::Relaxed) {
             gst::info!(CAT, imp = self, "{notice}");
-            gst::element_imp_info!(self, gst::ResourceError::Settings, ("{}", notice));
+            // gst-launch-1.0 prints the second text only.
+            gst::element_imp_info!(self, gst::ResourceError::Settings, ("{}", notice), ["{}", notice]);
         }
     }
 
