@@ -16,7 +16,8 @@ pub fn example(name: &str) -> PathBuf {
 
 /// The plugin as GStreamer loads it.
 pub fn plugin() -> PathBuf {
-    build(&["--lib"]).join("libgstflashvsr.so")
+    // Together with an example the dependencies have the features that they have in tests: nothing is compiled twice.
+    build(&["--lib", "--example", "inspect_model"]).join("libgstflashvsr.so")
 }
 
 /// Builds something, and gives the directory of the profile.
