@@ -2,8 +2,10 @@
 
 //! The example `upscale`, run as a user runs it, on real H.264 and AAC files that are made here.
 
+mod programs;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -11,28 +13,11 @@ use gst::prelude::*;
 use gstreamer as gst;
 use tempfile::TempDir;
 
-/// The program, built by the cargo and for the profile that built this test.
-static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    let name = match profile.file_name().and_then(|name| name.to_str()).unwrap() {
-        "debug" => "dev",
-        name => name,
-    };
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--example", "upscale", "--profile", name, "--manifest-path"])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(profile.parent().unwrap())
-        .status()
-        .unwrap();
-    assert!(built.success());
-    profile.join("examples/upscale")
-});
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| programs::example("upscale"));
 
 fn command(args: &[&str], dir: &TempDir) -> Command {
     let mut command = Command::new(&*PROGRAM);
-    command.args(args).current_dir(dir).env_remove("FLASHVSR_MODEL");
+    command.args(args).current_dir(dir).env("FLASHVSR_MODEL", programs::MODEL);
     command
 }
 

@@ -22,7 +22,7 @@ pub struct Args {
     /// The file to write: .mp4, .mov or .mkv
     pub output: PathBuf,
 
-    /// Directory of the FlashVSR v1.1 checkpoint; $FLASHVSR_MODEL if not given
+    /// Directory of the model's files; if not given, $FLASHVSR_MODEL, or the fetched model, or the bundled small one
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 

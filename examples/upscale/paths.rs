@@ -6,9 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-
-/// The model that comes with the source tree: as small as can be, and untrained.
-const NOISE_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/parity");
+use gstflashvsr::upscaler::Places;
 
 /// Makes sure that the input can be read.
 pub fn check_input(input: &Path) -> Result<()> {
@@ -17,18 +15,15 @@ pub fn check_input(input: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The directory of the model: the one given, or `$FLASHVSR_MODEL`, or that of the source tree.
+/// The directory of the model: the one given, or the one that the element would find.
 pub fn model(given: Option<&Path>) -> Result<PathBuf> {
-    let environment = std::env::var_os("FLASHVSR_MODEL").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let Some(model) = given.map(Path::to_owned).or(environment) else {
-        let noise = Path::new(NOISE_MODEL);
-        ensure!(noise.is_dir(), "no model: point --model or FLASHVSR_MODEL at the FlashVSR v1.1 files");
-        eprintln!(
-            "note: no --model, so the tiny model of the tests runs: its picture is noise, its timing and sound are not; \
-             point --model at the FlashVSR v1.1 files"
-        );
-        return Ok(noise.to_owned());
-    };
+    let located = Places::of_process(None).locate(given).context(
+        "no model: point --model or FLASHVSR_MODEL at the FlashVSR v1.1 files, or fetch them with fetch_model",
+    )?;
+    if let Some(notice) = located.notice("--model") {
+        eprintln!("note: {notice}");
+    }
+    let model = located.path;
     ensure!(
         model.is_dir(),
         "there is no model directory \"{}\"; point --model or FLASHVSR_MODEL at the FlashVSR v1.1 files",

@@ -7,10 +7,11 @@ use crate::error::Error;
 /// What can go wrong in the element.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Nobody has named a model.
+    /// Nobody has named a model, and none came along.
     #[error(
         "no model: set the property \"model\" to the directory of the model's files, \
-         or the environment variable FLASHVSR_MODEL"
+         or the environment variable FLASHVSR_MODEL; \
+         `cargo run --release --example fetch_model` in the plugin's sources fetches those of FlashVSR v1.1"
     )]
     NoModel,
     /// The upscaler failed.

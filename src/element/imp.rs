@@ -22,7 +22,7 @@ use super::session::Session;
 use super::settings::{PROPERTIES, Settings};
 use super::stats::Stats;
 use super::{CAT, errors::Failure};
-use crate::upscaler::{self, Cancel, Model};
+use crate::upscaler::{self, Cancel, Located, Model, Places};
 
 /// What belongs to the streaming thread.
 #[derive(Default)]
@@ -118,8 +118,7 @@ impl BaseTransformImpl for FlashVsr {
     const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let spec = self.settings.lock().model_spec();
-        let model = spec.and_then(|spec| Ok(upscaler::open(&spec)?)).map_err(|failure| {
+        let model = self.open_model().map_err(|failure| {
             failure.message().unwrap_or_else(|| gst::error_msg!(gst::CoreError::StateChange, ("{}", failure)))
         })?;
         gst::info!(CAT, imp = self, "model loaded on {}", model.device());
@@ -286,6 +285,26 @@ impl VideoFilterImpl for FlashVsr {
 }
 
 impl FlashVsr {
+    fn open_model(&self) -> Result<Arc<dyn Model>, Failure> {
+        let plugin = self.obj().factory().and_then(|factory| factory.plugin()).and_then(|plugin| plugin.filename());
+        let settings = self.settings.lock().clone();
+        let located = settings.locate(&Places::of_process(plugin.as_deref()))?;
+        let model = upscaler::open(&settings.model_spec(&located.path))?;
+        self.give_notice(&located);
+        Ok(model)
+    }
+
+    /// Says, once per process, that the model is not the one which the user may expect.
+    fn give_notice(&self, located: &Located) {
+        static GIVEN: AtomicBool = AtomicBool::new(false);
+        let Some(notice) = located.notice("the property \"model\"") else { return };
+        if !GIVEN.swap(true, Ordering::Relaxed) {
+            gst::info!(CAT, imp = self, "{notice}");
+            // gst-launch-1.0 prints the second text only.
+            gst::element_imp_info!(self, gst::ResourceError::Settings, ("{}", notice), ["{}", notice]);
+        }
+    }
+
     fn scaling(&self) -> Scaling {
         let settings = self.settings.lock();
         Scaling { scale: settings.scale, policy: settings.size_policy.into() }

@@ -2,17 +2,15 @@
 
 //! The element's properties, and their values.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use gst::glib;
 use gst::prelude::*;
 
 use super::errors::Failure;
-use crate::upscaler::{self, ModelSpec, Options};
+use crate::upscaler::{self, Located, ModelSpec, Options, Places};
 
-/// Environment variable that names the model where the property is unset.
-pub const MODEL_VARIABLE: &str = "FLASHVSR_MODEL";
 /// Smallest and largest factor between an input side and an output side.
 pub const SCALE_RANGE: std::ops::RangeInclusive<f64> = 1.0..=8.0;
 
@@ -136,24 +134,22 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The model that these settings name.
+    /// The directory of the model that these settings name, or else of the first one in these places.
     ///
     /// # Errors
-    /// If neither the property nor the environment variable names one.
-    pub fn model_spec(&self) -> Result<ModelSpec, Failure> {
-        let path = match &self.model {
-            Some(path) => PathBuf::from(path),
-            None => std::env::var_os(MODEL_VARIABLE)
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from)
-                .ok_or(Failure::NoModel)?,
-        };
-        Ok(ModelSpec {
-            path,
+    /// If there is none.
+    pub fn locate(&self, places: &Places) -> Result<Located, Failure> {
+        places.locate(self.model.as_deref().map(Path::new)).ok_or(Failure::NoModel)
+    }
+
+    /// The model in the directory `path`, as these settings want it.
+    pub fn model_spec(&self, path: &Path) -> ModelSpec {
+        ModelSpec {
+            path: path.into(),
             version: self.version.into(),
             device: self.device.clone(),
             threads: self.threads as usize,
-        })
+        }
     }
 
     /// The parameters of a stream.
@@ -227,8 +223,8 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
         glib::ParamSpecString::builder("model")
             .nick("Model")
             .blurb(
-                "Directory of the model's files (DiT, LQ projection, decoder, prompt); \
-                 if unset, the environment variable FLASHVSR_MODEL names it",
+                "Directory of the model's files (DiT, LQ projection, decoder, prompt); if unset, that of the environment \
+                 variable FLASHVSR_MODEL, or the fetched model in ~/.local/share/flashvsr/model, or the bundled small one",
             )
             .mutable_ready()
             .build(),
@@ -313,3 +309,17 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
     ]
 });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_model_anywhere_the_error_names_the_cures() {
+        let failure = Settings::default().locate(&Places::default()).unwrap_err();
+        let message = failure.to_string();
+        for word in ["\"model\"", "FLASHVSR_MODEL", "fetch_model"] {
+            assert!(message.contains(word), "{word} is missing in {message}");
+        }
+    }
+}

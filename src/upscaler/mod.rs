@@ -3,6 +3,7 @@
 //! One stream: frames in, frames out. [`open`] loads a model once per process; [`Model::stream`] starts a stream on it.
 
 mod engine;
+mod locate;
 mod plan;
 mod registry;
 
@@ -14,6 +15,7 @@ pub use crate::model::{Cancel, Version};
 pub use crate::stream::Startup;
 
 use crate::error::Result;
+pub use locate::{Located, MODEL_VARIABLE, Origin, Places};
 pub use plan::{Plan, plan, weight_bytes};
 pub use registry::open;
 

@@ -3,7 +3,7 @@
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use crate::rig::{Rig, SMALL, element, init};
+use crate::rig::{Rig, SMALL, element};
 
 /// The error with which the element refuses to start.
 fn refusal(element: &gst::Element) -> (gst::glib::Error, String) {
@@ -23,17 +23,6 @@ fn a_missing_model_is_named_with_the_cure() {
     let (error, text) = refusal(&element(&[("model", "/nowhere/at/all")]));
     assert!(error.matches(gst::ResourceError::NotFound), "{text}");
     assert!(text.contains("/nowhere/at/all") && text.contains("TCDecoder.ckpt"), "{text}");
-}
-
-#[test]
-fn without_a_model_the_error_names_property_and_variable() {
-    init();
-    if std::env::var_os("FLASHVSR_MODEL").is_some() {
-        return;
-    }
-    let (error, text) = refusal(&gst::ElementFactory::make("flashvsr").build().unwrap());
-    assert!(error.matches(gst::ResourceError::NotFound), "{text}");
-    assert!(text.contains("\"model\"") && text.contains("FLASHVSR_MODEL"), "{text}");
 }
 
 #[test]

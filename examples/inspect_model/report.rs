@@ -1,30 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Says what a model directory holds and whether it can run:
-//!
-//! ```sh
-//! cargo run --example inspect_model -- DIR
-//! ```
+//! What a model directory holds, in a table.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::Path;
 
-use clap::Parser;
 use gstflashvsr::model::Config;
 use gstflashvsr::model::checkpoint::{Checkpoint, TensorFile};
 
-/// Says what a FlashVSR model directory holds and whether it can run.
-#[derive(Debug, Parser)]
-struct Arguments {
-    /// The model directory.
-    dir: PathBuf,
-}
-
-fn main() -> ExitCode {
-    let Arguments { dir } = Arguments::parse();
-
+/// Says what `dir` holds, and returns whether it can run.
+pub fn print(dir: &Path) -> bool {
     println!("model directory {}\n", dir.display());
     println!("{:<51} {:>10} {:>8} {:>14}  stored as", "file", "size", "tensors", "parameters");
     for name in Checkpoint::FILES {
@@ -33,15 +19,15 @@ fn main() -> ExitCode {
     let config = if dir.join("config.json").is_file() { "found" } else { "none (optional)" };
     println!("{:<51} {config:>10}\n", "config.json");
 
-    match Checkpoint::open(&dir).and_then(|checkpoint| Config::from_checkpoint(&checkpoint)) {
+    match Checkpoint::open(dir).and_then(|checkpoint| Config::from_checkpoint(&checkpoint)) {
         Ok(config) => {
             print_config(&config);
             println!("\ncan run: yes");
-            ExitCode::SUCCESS
+            true
         }
         Err(error) => {
             println!("can run: no, because {error}");
-            ExitCode::FAILURE
+            false
         }
     }
 }
