@@ -18,15 +18,16 @@ use crate::upscaler::{Geometry, Size, SizePolicy};
 const STEP: i32 = crate::backend::WINDOW_PIXELS as i32;
 const MAX_FACTOR: i32 = 8;
 
-/// The formats, in and out: those without alpha, which the model would lose.
+/// The formats, in and out. Alpha has 8 or 16 bits, which [`super::alpha`] counts on.
 #[rustfmt::skip]
-pub const FORMATS: [VideoFormat; 36] = {
+pub const FORMATS: [VideoFormat; 49] = {
     use VideoFormat::*;
     [
         I420, Yv12, Nv12, Nv21, Y42b, Nv16, Y444, Nv24, Y41b, Yuy2, Uyvy, Yvyu, Vyuy,
         Rgb, Bgr, Rgbx, Bgrx, Xrgb, Xbgr, Gbr, Gray8,
         I42010le, I42210le, Y44410le, P01010le, Nv1610le32, V210, I42012le, I42212le, Y44412le, P012Le, P016Le,
         Gbr10le, Gbr12le, Y44416le, Gray16Le,
+        Rgba, Bgra, Argb, Abgr, Gbra, Ayuv, Vuya, A420, Av12, Argb64Le, Rgba64Le, Bgra64Le, Abgr64Le,
     ]
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Carriers: empty buffers that keep what a frame brought along besides its pixels. Holding the input buffers themselves
+//! Carriers: buffers without the pixels, that keep what a frame brought along besides them. Holding the input buffers themselves
 //! would starve the fixed pools of decoders and cameras.
 
 use gst::meta::tags;

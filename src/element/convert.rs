@@ -161,11 +161,13 @@ fn converter(from: &VideoInfo, to: &VideoInfo) -> Result<VideoConverter> {
     VideoConverter::new(from, to, None).map_err(failed)
 }
 
-fn failed(error: gst::glib::BoolError) -> Failure {
+/// The failure of a conversion.
+pub fn failed(error: gst::glib::BoolError) -> Failure {
     Failure::Upscaler(Error::Compute(format!("video conversion: {error}")))
 }
 
-fn mapping() -> Failure {
+/// The failure to map a buffer of our own.
+pub fn mapping() -> Failure {
     Failure::Upscaler(Error::Compute(String::from("video conversion: a buffer of our own cannot be mapped")))
 }
 

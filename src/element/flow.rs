@@ -15,7 +15,6 @@ use super::CAT;
 use super::errors::Failure;
 use super::imp::FlashVsr;
 use super::session::Session;
-use crate::stream::{Schedule, Startup};
 
 impl FlashVsr {
     /// Takes a frame. After a discontinuity the model starts anew, since what it remembers is of another scene.
@@ -39,7 +38,7 @@ impl FlashVsr {
             return Ok(None);
         };
         let written = self.output_buffer(&carrier).and_then(|mut buffer| {
-            self.with_session(|session| session.write(buffer.make_mut()))?;
+            self.with_session(|session| session.write(&carrier, buffer.make_mut()))?;
             Ok(buffer)
         });
         let buffer = written.map_err(|failure| self.fail(failure))?;
@@ -126,15 +125,16 @@ impl FlashVsr {
         failure.flow()
     }
 
-    /// Runs `work` on the session and keeps the statistics.
+    /// Runs `work` on the session and keeps the statistics and the latency.
     fn with_session<T>(&self, work: impl FnOnce(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
         let mut state = self.state.lock();
         let session = state.session.as_mut().ok_or(Failure::Flow(gst::FlowError::NotNegotiated))?;
         let start = Instant::now();
         let result = work(session);
         let news = session.news();
-        let held = session.held() as u64;
+        let (held, latency) = (session.held() as u64, session.latency());
         drop(state);
+        self.announce_latency(latency);
         let mut stats = self.stats.lock();
         let first = stats.replaced == 0 && news.replaced > 0;
         stats.busy += start.elapsed();
@@ -152,19 +152,9 @@ impl FlashVsr {
         result
     }
 
-    /// Tells the pipeline how long the first frame waits for its window.
-    pub(super) fn announce_latency(&self, rate: gst::Fraction, startup: Startup) {
-        let frames = Schedule::new(startup).frames_needed(0) - 1;
-        let latency = match (u64::try_from(rate.denom()), u64::try_from(rate.numer())) {
-            (Ok(seconds), Ok(per @ 1..)) => {
-                gst::ClockTime::SECOND.nseconds().mul_div_ceil(frames * seconds, per).unwrap_or(u64::MAX)
-            }
-            _ => {
-                gst::debug!(CAT, imp = self, "the frame rate is variable, so the latency is unknown: {frames} frames");
-                0
-            }
-        };
-        if self.latency.swap(latency, Ordering::AcqRel) != latency {
+    /// Tells the pipeline if the latency has changed.
+    pub(super) fn announce_latency(&self, nanoseconds: u64) {
+        if self.latency.swap(nanoseconds, Ordering::AcqRel) != nanoseconds {
             let message = gst::message::Latency::builder().src(&*self.obj()).build();
             // Only fails where there is no bus.
             let _ = self.obj().post_message(message);

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::caps::{self, Scaling, TEMPLATE};
 use super::carrier::scale_region;
+use super::latency::Latency;
 use super::session::Session;
 use super::settings::{PROPERTIES, Settings};
 use super::stats::Stats;
@@ -328,17 +329,21 @@ impl FlashVsr {
         let size = |info: &gst_video::VideoInfo| upscaler::Size::new(info.width() as usize, info.height() as usize);
         let geometry = self.scaling().geometry(size(in_info), size(out_info))?;
         let options = self.settings.lock().options();
-        let startup = options.startup;
+        let latency = Latency::new(in_info.fps(), options.startup);
+        let nanoseconds = latency.total();
         {
             let mut state = self.state.lock();
             state.session = None;
             let Some(model) = state.model.clone() else { return Err(Failure::Flow(gst::FlowError::Flushing)) };
             let stream = model.stream(geometry, options, self.cancel.clone())?;
-            state.session = Some(Session::new(stream, geometry, in_info, out_info)?);
+            state.session = Some(Session::new(stream, geometry, in_info, out_info, latency)?);
         }
         gst::info!(CAT, imp = self, "{} to {}, the model at {}", geometry.input, geometry.output, geometry.model);
         self.stats.lock().model_size = Some(geometry.model);
-        self.announce_latency(in_info.fps(), startup);
+        if nanoseconds == 0 {
+            gst::debug!(CAT, imp = self, "the frame rate is variable, so the latency is unknown");
+        }
+        self.announce_latency(nanoseconds);
         Ok(())
     }
 }

@@ -20,14 +20,18 @@
 //! | `queue`, `carrier` | what waits for its window: frames without their pixels, and the events between them |
 //! | `caps` | which sizes can become which |
 //! | `convert` | every pixel format into RGB and back |
+//! | `alpha` | transparency, past the model |
+//! | `latency` | what the latency query answers |
 //! | `settings`, `stats`, `errors` | properties, statistics, messages |
 
+mod alpha;
 mod caps;
 mod carrier;
 mod convert;
 mod errors;
 mod flow;
 mod imp;
+mod latency;
 mod queue;
 mod session;
 mod settings;

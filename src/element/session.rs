@@ -2,9 +2,13 @@
 
 //! One stream of the upscaler between two caps, with what its frames brought along.
 
+use std::time::Instant;
+
+use super::alpha::Alpha;
 use super::carrier::carrier;
 use super::convert::{Reader, Writer};
 use super::errors::Failure;
+use super::latency::Latency;
 use super::queue::Queue;
 use crate::upscaler::{self, Geometry, Stream};
 
@@ -14,7 +18,10 @@ pub struct Session {
     stream: Box<dyn Stream>,
     reader: Reader,
     writer: Writer,
+    /// Where the formats have alpha.
+    alpha: Option<Alpha>,
     queue: Queue,
+    latency: Latency,
     /// What [`Session::news`] has told.
     told: upscaler::Stats,
 }
@@ -26,9 +33,18 @@ impl Session {
         geometry: Geometry,
         input: &gst_video::VideoInfo,
         output: &gst_video::VideoInfo,
+        latency: Latency,
     ) -> Result<Self, Failure> {
-        let (reader, writer) = (Reader::new(input)?, Writer::new(output)?);
-        Ok(Self { geometry, stream, reader, writer, queue: Queue::default(), told: upscaler::Stats::default() })
+        Ok(Self {
+            geometry,
+            stream,
+            reader: Reader::new(input)?,
+            writer: Writer::new(output)?,
+            alpha: Alpha::new(input, output, geometry)?,
+            queue: Queue::default(),
+            latency,
+            told: upscaler::Stats::default(),
+        })
     }
 
     /// How input frames become output frames.
@@ -48,11 +64,22 @@ impl Session {
         upscaler::Stats { windows: now.windows - before.windows, replaced: now.replaced - before.replaced }
     }
 
+    /// What is known of the latency by now, in nanoseconds.
+    pub fn latency(&self) -> u64 {
+        self.latency.total()
+    }
+
     /// Takes a frame. Its pixels are copied; may run the network.
     pub fn push(&mut self, buffer: &gst::BufferRef) -> Result<(), Failure> {
+        let start = Instant::now();
         let frame = self.reader.read(buffer)?;
         self.stream.push(&frame)?;
-        self.queue.push_frame(carrier(buffer));
+        let mut carrier = carrier(buffer);
+        if let Some(alpha) = &self.alpha {
+            alpha.keep(buffer, carrier.make_mut())?;
+        }
+        self.queue.push_frame(carrier);
+        self.latency.frame_in(start.elapsed());
         Ok(())
     }
 
@@ -61,7 +88,7 @@ impl Session {
         self.queue.push_event(event)
     }
 
-    /// Makes every frame ready that is held.
+    /// Makes every frame ready that is held. It is no part of the latency, since no frame follows that would have to wait.
     pub fn finish(&mut self) -> Result<(), Failure> {
         Ok(self.stream.finish()?)
     }
@@ -76,10 +103,16 @@ impl Session {
         if self.stream.ready() == 0 { None } else { self.queue.pop_frame() }
     }
 
-    /// Writes the frame whose carrier was popped last.
-    pub fn write(&mut self, buffer: &mut gst::BufferRef) -> Result<(), Failure> {
+    /// Writes the frame of `carrier`, which was popped last.
+    pub fn write(&mut self, carrier: &gst::BufferRef, buffer: &mut gst::BufferRef) -> Result<(), Failure> {
+        let start = Instant::now();
         let Self { stream, writer, .. } = self;
-        writer.write(buffer, |frame| stream.pop(frame))
+        writer.write(buffer, |frame| stream.pop(frame))?;
+        if let Some(alpha) = &mut self.alpha {
+            alpha.restore(carrier, buffer)?;
+        }
+        self.latency.frame_out(start.elapsed());
+        Ok(())
     }
 
     /// Drops every frame and all temporal state, and gives the events that were between the frames.

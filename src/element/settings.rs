@@ -252,7 +252,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecEnum::builder_with_default("startup", default.startup)
             .nick("Startup")
-            .blurb("Length of the first window: it is the latency of the stream")
+            .blurb("Length of the first window: it is most of the latency of the stream")
             .mutable_ready()
             .build(),
         glib::ParamSpecDouble::builder("sparse-ratio")

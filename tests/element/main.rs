@@ -3,6 +3,7 @@
 //! What the element promises to a pipeline, with the tiny model of the parity data: its pictures keep the mean colour of the
 //! input, by the colour fix, and are otherwise noise.
 
+mod alpha;
 mod errors;
 mod events;
 mod frames;

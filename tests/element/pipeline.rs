@@ -175,8 +175,9 @@ fn a_pipeline_stops_and_starts_again() {
 }
 
 #[test]
-fn the_latency_is_that_of_the_first_window() {
-    for (startup, frames) in [("reference", 24), ("low-latency", 8)] {
+fn the_latency_is_at_first_that_of_the_windows() {
+    // Frame 0 waits for frame 24; or frame 5, the first of the second window, for frame 16.
+    for (startup, frames) in [("reference", 24), ("low-latency", 11)] {
         let mut rig = Rig::new(&[("startup", startup)], SMALL);
         assert!(rig.bus.pop_filtered(&[gst::MessageType::Latency]).is_some(), "{startup}");
         rig.harness.set_upstream_latency(gst::ClockTime::from_mseconds(7));
@@ -187,4 +188,32 @@ fn the_latency_is_that_of_the_first_window() {
         assert!(rig.bus.pop_filtered(&[gst::MessageType::Latency]).is_some());
         assert_eq!(rig.harness.query_latency(), Some(gst::ClockTime::from_mseconds(7)), "a variable rate has none");
     }
+}
+
+#[test]
+fn the_latency_allows_for_computing_but_for_no_more_than_a_window() {
+    for (startup, frames) in [("reference", 24), ("low-latency", 11)] {
+        let mut rig = Rig::new(&[("startup", startup)], SMALL);
+        let messages = |rig: &Rig| std::iter::from_fn(|| rig.bus.pop_filtered(&[gst::MessageType::Latency])).count();
+        messages(&rig);
+        let mut last = rig.harness.query_latency().unwrap();
+        for window in 0..4 {
+            rig.push(8 * window..8 * (window + 1));
+            let now = rig.harness.query_latency().unwrap();
+            assert!(now >= last, "{startup}: {last}, and then {now}");
+            assert_eq!(messages(&rig) > 0, now > last, "{startup}: {last}, and then {now}");
+            last = now;
+        }
+        // However fast the machine is, computing takes time.
+        assert!(last >= FRAME * (frames + 1) && last <= FRAME * (frames + 8), "{startup}: {last}");
+        assert_eq!(last.nseconds() % FRAME.nseconds(), 0, "{startup}: {last}");
+    }
+}
+
+#[test]
+fn a_variable_rate_stays_without_latency() {
+    let mut rig = Rig::new(&[("startup", "low-latency")], &SMALL.replace("25/1", "0/1"));
+    rig.push(0..17);
+    assert_eq!(rig.harness.query_latency(), Some(gst::ClockTime::ZERO));
+    assert!(rig.bus.pop_filtered(&[gst::MessageType::Latency]).is_none());
 }

@@ -16,10 +16,11 @@ use pulp::{Arch, Simd, WithSimd};
 pub(super) const PANEL: usize = 32;
 /// Values of a row that are read at a time; as an array, so that the inner loop knows its length.
 const STEP: usize = 16;
-/// Rows of a panel that a pass works on: 96 KiB of weights.
-const PASS: usize = 768;
-/// Rows of the left side that a pass works on, so that their values fill the rest of a cache of 1 to 2 MiB.
-const BLOCK: usize = 300;
+/// Rows of a panel that a pass works on: 192 KiB of weights. Longer passes store the result less often; this was the best of
+/// 512 to 3072.
+const PASS: usize = 1536;
+/// Rows of the left side that a pass works on, so that their values and a panel fill a cache of 1 to 2 MiB.
+const BLOCK: usize = 132;
 
 /// A part of the left side: rows of `len` values that start `stride` values apart and may overlap.
 #[derive(Debug, Clone, Copy)]
@@ -160,13 +161,14 @@ impl Product<'_> {
                     // The next panel, of which each tile fetches a part.
                     let next = panels.get((panel + 1) * depth + done..).unwrap_or_default();
                     let next = &next[..pass.min(next.len())];
-                    let share = next.len().div_ceil((block_end - block).div_ceil(ROWS));
-                    for (tile, row) in (block..block_end).step_by(ROWS).enumerate() {
-                        let ahead = &next[(tile * share).min(next.len())..((tile + 1) * share).min(next.len())];
+                    let share = next.len().div_ceil((block_end - block).div_ceil(ROWS)).max(1);
+                    let mut next = next.chunks(share);
+                    for row in (block..block_end).step_by(ROWS) {
+                        let ahead = next.next().unwrap_or_default();
                         for at in (0..width).step_by(VECTORS * S::F32_LANES) {
                             let mut tile = Tile::<S, ROWS, VECTORS>::new(simd);
                             let count = ROWS.min(block_end - row);
-                            tile.accumulate(simd, &pieces, row, count, lines, at, ahead);
+                            tile.accumulate(simd, &pieces, row..row + count, PanelPart { lines, at, ahead });
                             let width = (VECTORS * S::F32_LANES).min(width - at);
                             let store = Store {
                                 out: &mut out[row * stride + panel * PANEL - first_column + at..],
@@ -226,6 +228,13 @@ struct Tile<S: Simd, const ROWS: usize, const VECTORS: usize> {
     sums: [[S::f32s; VECTORS]; ROWS],
 }
 
+/// What a tile is multiplied by: the panel's lines of a pass, from column `at` on; and lines to fetch on the way.
+struct PanelPart<'a> {
+    lines: &'a [Line],
+    at: usize,
+    ahead: &'a [Line],
+}
+
 /// Where a tile goes.
 struct Store<'a> {
     out: &'a mut [f32],
@@ -243,24 +252,16 @@ impl<S: Simd, const ROWS: usize, const VECTORS: usize> Tile<S, ROWS, VECTORS> {
         Self { sums: [[simd.splat_f32s(0.0); VECTORS]; ROWS] }
     }
 
-    /// Adds the product of `rows` rows from `row` on and the panel's columns from `at` on.
+    /// Adds the product of some rows and a part of a panel.
     #[inline(always)]
-    fn accumulate(
-        &mut self,
-        simd: S,
-        pieces: &[Rows<'_>],
-        row: usize,
-        rows: usize,
-        mut lines: &[Line],
-        at: usize,
-        ahead: &[Line],
-    ) {
+    fn accumulate(&mut self, simd: S, pieces: &[Rows<'_>], rows: Range<usize>, panel: PanelPart<'_>) {
+        let PanelPart { mut lines, at, ahead } = panel;
         let mut ahead = ahead.iter();
         for piece in pieces {
             let (own, rest) = lines.split_at(piece.len);
             lines = rest;
             // Rows beyond the last read that one again; their sums are not stored.
-            let starts: [usize; ROWS] = std::array::from_fn(|r| (row + r.min(rows - 1)) * piece.stride);
+            let starts: [usize; ROWS] = std::array::from_fn(|r| (rows.start + r).min(rows.end - 1) * piece.stride);
             let (steps, tail) = own.as_chunks::<STEP>();
             for (step, lines) in steps.iter().enumerate() {
                 let left: [&[f32; STEP]; ROWS] = std::array::from_fn(|r| {
@@ -353,7 +354,7 @@ mod tests {
             (24, &[48, 48, 48], 16),
             (25, &[5], 3),
             (301, &[40], 64),
-            (12, &[700, 100, 800], 40),
+            (12, &[1400, 200, 1600], 40),
             (7, &[0, 3], 31),
             (0, &[4], 5),
         ] {

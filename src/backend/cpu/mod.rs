@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The CPU backend: candle tensors in f32, candle's matrix multiplication, and our own loops around it. It is the
-//! reference, the fallback and the embedded default.
+//! The CPU backend: candle tensors in f32, our own products with constant weights (`matmul`), candle's matrix multiplication
+//! for the rest (`gemm`), and loops over rows that compile to the machine's widest vectors (`simd`). It is the reference, the
+//! fallback and the embedded default.
 
 mod attention;
 mod color;
