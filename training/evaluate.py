@@ -63,7 +63,7 @@ def main():
     parser.add_argument("--photos", help="folder of pictures")
     parser.add_argument("--worlds", type=int, default=5, help="procedural clips")
     parser.add_argument("--frames", type=int, default=29, help="8k+5, at least 21")
-    parser.add_argument("--size", type=int, default=256, help="height and width, a multiple of 128")
+    parser.add_argument("--size", type=int, default=256, help="height and width: a multiple of 128, at most 512")
     parser.add_argument("--scales", type=float, nargs="*", default=[2, 4])
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--threads", type=int, default=2)
