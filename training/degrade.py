@@ -44,11 +44,11 @@ class Degradation:
             quality=0 if rng.random() < 0.5 else int(rng.integers(60, 97)),
         )
 
-    def apply(self, clip, rng):
-        """The degraded clip, enlarged to the size it had."""
+    def reduce(self, clip, rng):
+        """The small, degraded clip: what a camera or a film file would have given."""
         _, height, width, _ = clip.shape
         small = round(width / self.scale), round(height / self.scale)
-        out = np.empty_like(clip)
+        out = np.empty((len(clip), small[1], small[0], 3), np.uint8)
         for t, frame in enumerate(clip):
             picture = Image.fromarray(frame)
             if self.blur:
@@ -61,8 +61,17 @@ class Degradation:
                 buffer = io.BytesIO()
                 picture.save(buffer, "JPEG", quality=self.quality)
                 picture = Image.open(buffer)
-            out[t] = np.asarray(picture.resize((width, height), Image.BICUBIC))
+            out[t] = np.asarray(picture)
         return out
+
+    def apply(self, clip, rng):
+        """The degraded clip, enlarged to the size it had."""
+        return enlarge(self.reduce(clip, rng), clip.shape[2], clip.shape[1])
+
+
+def enlarge(clip, width, height):
+    """The clip, bicubic, in another size."""
+    return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), Image.BICUBIC)) for frame in clip])
 
 
 def augment(clip, rng):
