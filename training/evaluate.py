@@ -78,7 +78,8 @@ def main():
         sets["procedural"] = [(f"world {n}", World(n).clips(1, args.frames, args.size)[0]) for n in worlds]
     if args.photos:
         paths = sorted(glob.glob(os.path.join(args.photos, "*.*")))
-        sets["photos"] = [(os.path.basename(p), moving_photo(p, n, args.frames, args.size)) for n, p in enumerate(paths)]
+        clips = [moving_photo(path, number, args.frames, args.size) for number, path in enumerate(paths)]
+        sets["photos"] = list(zip(map(os.path.basename, paths), clips))
     print(f"{'set':24} {'PSNR-Y bicubic, ours, gain':28} {'SSIM-Y bicubic, ours':22} temporal       colour shift  seam")
     strips, middle = [], slice(args.size // 2 - 80, args.size // 2 + 80)
     for set_name, clips in sets.items():
