@@ -45,7 +45,9 @@ pub enum Error {
     #[error("{0}")]
     Settings(String),
     /// The device or the host has too little memory.
-    #[error("not enough memory: needs {needed} bytes, {available} available; lower the output size")]
+    #[error(
+        "not enough memory: needs {needed} bytes, {available} available; lower the output size or take a smaller model"
+    )]
     NoSpace {
         /// Bytes that the run needs.
         needed: u64,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use gstflashvsr::Error;
 use gstflashvsr::upscaler::{
     Cancel, ColorFix, Frame, FrameMut, Geometry, Model, ModelSpec, Options, Samples, SamplesMut, Size, SizePolicy,
-    Startup, Stream, Version, open, plan,
+    Startup, Stream, Version, open, plan, weight_bytes,
 };
 use proptest::prelude::*;
 
@@ -217,6 +217,7 @@ fn memory_is_known_before_the_first_frame_and_refused_when_there_is_none() {
     let large = Geometry::new(large, Geometry::scaled_size(large, 2.0), SizePolicy::Pad).unwrap();
     let large = plan(&config, large, Options::default()).unwrap();
     assert_eq!(small.weight_bytes, large.weight_bytes);
+    assert_eq!(small.weight_bytes, weight_bytes(&config).unwrap());
     assert!(large.stream_bytes > 20 * small.stream_bytes, "{small:?} {large:?}");
     assert!(large.steady_flops > 20 * small.steady_flops, "{small:?} {large:?}");
 

@@ -79,8 +79,9 @@ impl Scratch {
     /// The RGB side of a conversion from or to `info`.
     fn new(info: &VideoInfo) -> Result<(VideoInfo, Self)> {
         let format = info.format_info();
+        // RGB of unknown range is what rawvideoparse says; it is full range.
         let plain = (format.is_rgb() || format.is_gray())
-            && info.colorimetry().range() == gst_video::VideoColorRange::Range0_255
+            && info.colorimetry().range() != gst_video::VideoColorRange::Range16_235
             && format.depth().iter().all(|&bits| bits <= 8);
         let format = if plain { VideoFormat::Rgb } else { VideoFormat::Argb64 };
         let colorimetry = gst_video::VideoColorimetry::new(

@@ -127,6 +127,18 @@ fn ten_bits_stay_ten_bits() {
 }
 
 #[test]
+fn rgb_of_unknown_range_is_not_converted() {
+    // As rawvideoparse describes it.
+    let info = info(VideoFormat::Rgb, "0:1:0:0");
+    let buffer = painted(&info, [200, 120, 40]);
+    let mut reader = Reader::new(&info).unwrap();
+    assert!(matches!(reader.read(&buffer).unwrap().samples, Samples::U8(_)));
+    for pixel in pixels(&info, &buffer) {
+        assert_eq!(pixel, [200.0, 120.0, 40.0]);
+    }
+}
+
+#[test]
 fn a_buffer_that_is_too_small_is_refused() {
     let info = info(VideoFormat::I420, "bt709");
     let mut reader = Reader::new(&info).unwrap();

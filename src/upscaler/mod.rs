@@ -16,7 +16,7 @@ pub use crate::stream::Startup;
 
 use crate::error::Result;
 pub use locate::{Located, MODEL_VARIABLE, Origin, Places};
-pub use plan::{Plan, plan};
+pub use plan::{Plan, plan, weight_bytes};
 pub use registry::open;
 
 /// Which model to load, and where it is to run.
@@ -70,7 +70,8 @@ pub trait Model: Send + Sync {
     /// Starts a stream.
     ///
     /// # Errors
-    /// [`crate::Error::Settings`] if the options or the geometry are refused.
+    /// [`crate::Error::Settings`] if the options or the geometry are refused, [`crate::Error::NoSpace`] if the stream's memory
+    /// is more than there is.
     fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>>;
 
     /// The device that runs it, in words ("CPU, 8 threads").

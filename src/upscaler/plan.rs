@@ -39,6 +39,22 @@ impl Weights for AnyShape {
     }
 }
 
+/// A network of the sizes `config` that only counts.
+fn counting_network(backend: &PlanBackend, config: &Config) -> Result<Network<PlanBackend>> {
+    let prompt = AnyShape.get("", &[1, config.prompt_tokens, config.text_dim])?;
+    Network::from_weights(backend, config, Version::default(), [&AnyShape; 3], &prompt)
+}
+
+/// Bytes of the weights of a model of the sizes `config`, prepared for use.
+///
+/// # Errors
+/// None that a checked `config` could give.
+pub fn weight_bytes(config: &Config) -> Result<u64> {
+    let backend = PlanBackend::default();
+    let _network = counting_network(&backend, config)?;
+    Ok(backend.ledger().weight_bytes())
+}
+
 /// Plans a stream of a model of the sizes `config`.
 ///
 /// # Errors
@@ -46,8 +62,7 @@ impl Weights for AnyShape {
 pub fn plan(config: &Config, geometry: Geometry, options: Options) -> Result<Plan> {
     let backend = Arc::new(PlanBackend::default());
     let ledger = backend.ledger().clone();
-    let prompt = AnyShape.get("", &[1, config.prompt_tokens, config.text_dim])?;
-    let network = Network::from_weights(&*backend, config, Version::default(), [&AnyShape; 3], &prompt)?;
+    let network = counting_network(&backend, config)?;
     let weight_bytes = ledger.weight_bytes();
     ledger.restart();
     let kv_windows = options.kv_ratio.clamp(1.0, 1e3) as u64;

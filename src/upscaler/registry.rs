@@ -15,8 +15,8 @@ use super::engine::Upscaler;
 use super::{Cancel, Geometry, Model, ModelSpec, Options, Stream, Version};
 use crate::backend::cpu::CpuBackend;
 use crate::error::{Error, Result};
-use crate::model::Network;
 use crate::model::checkpoint::Checkpoint;
+use crate::model::{Config, Network};
 
 /// Things that live as long as somebody uses them.
 struct Shared<K, T>(Mutex<HashMap<K, Weak<T>>>);
@@ -51,10 +51,7 @@ struct CpuModel {
 impl Model for CpuModel {
     fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>> {
         let (backend, network) = (self.backend.clone(), self.network.clone());
-        let needed = super::plan(&network.config, geometry, options.clone())?.stream_bytes;
-        if let Some(available) = available_memory().filter(|available| needed > *available) {
-            return Err(Error::NoSpace { needed, available });
-        }
+        check_memory(super::plan(&network.config, geometry, options.clone())?.stream_bytes)?;
         Ok(Box::new(Upscaler::new(backend, network, geometry, options, cancel)?))
     }
 
@@ -69,7 +66,8 @@ impl Model for CpuModel {
 /// Loads a model. Its weights are those of any other model of the same path and version that is still in use.
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::Read`] or [`Error::Tensor`] for the checkpoint, [`Error::Settings`] for the device.
+/// [`Error::NotFound`], [`Error::Read`] or [`Error::Tensor`] for the checkpoint, [`Error::Settings`] for the device,
+/// [`Error::NoSpace`] if the weights do not fit into memory.
 pub fn open(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
     if !matches!(spec.device.as_str(), "auto" | "cpu") {
         return Err(Error::Settings(format!(
@@ -80,9 +78,20 @@ pub fn open(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
     let backend = BACKENDS.get(spec.threads, || CpuBackend::new(spec.threads))?;
     // One file under two names is one checkpoint; a path that leads nowhere is reported by the checkpoint's reader.
     let path = spec.path.canonicalize().unwrap_or_else(|_| spec.path.clone());
-    let network = NETWORKS
-        .get((path, spec.version), || Network::load(&*backend, &Checkpoint::open(&spec.path)?, spec.version))?;
+    let network = NETWORKS.get((path, spec.version), || {
+        let checkpoint = Checkpoint::open(&spec.path)?;
+        check_memory(super::weight_bytes(&Config::from_checkpoint(&checkpoint)?)?)?;
+        Network::load(&*backend, &checkpoint, spec.version)
+    })?;
     Ok(Arc::new(CpuModel { backend, network }))
+}
+
+/// Refuses what the system has no memory for, before it is asked for.
+fn check_memory(needed: u64) -> Result<()> {
+    match available_memory() {
+        Some(available) if needed > available => Err(Error::NoSpace { needed, available }),
+        _ => Ok(()),
+    }
 }
 
 /// Memory that the system could give, where it tells (Linux's `MemAvailable`).
