@@ -4,7 +4,9 @@
 //!
 //! Only matrix and range change: the RGB side has the primaries and the transfer function of the other side, so colours and
 //! gamma are the source's. All that is not full-range RGB or grey of 8 bits goes through 16 bits: the converter's 8-bit matrix
-//! arithmetic would darken it by three levels.
+//! arithmetic would darken it by three levels. And since it widens 8 bits by repeating them, which is right for full-range
+//! RGB only, and narrows 16 bits by truncating them, YCbCr of 8 bits takes a second step in which we make these a shift and
+//! a rounding (`Wide`).
 
 use gst_video::prelude::*;
 use gst_video::video_frame::Writable;
@@ -28,6 +30,7 @@ pub struct Reader {
     info: VideoInfo,
     converter: VideoConverter,
     scratch: Scratch,
+    wide: Option<Wide>,
 }
 
 /// Turns RGB pictures into buffers.
@@ -35,21 +38,39 @@ pub struct Writer {
     info: VideoInfo,
     converter: VideoConverter,
     scratch: Scratch,
+    wide: Option<Wide>,
+}
+
+/// A picture in YCbCr of 16 bits, between YCbCr of 8 bits and RGB, and what takes it from or to the 8 bits.
+struct Wide {
+    frame: VideoFrame<Writable>,
+    converter: VideoConverter,
 }
 
 impl Reader {
     /// A reader of buffers of this format and size.
     pub fn new(info: &VideoInfo) -> Result<Self> {
         let (rgb, scratch) = Scratch::new(info)?;
-        let converter = converter(info, &rgb)?;
-        Ok(Self { info: info.clone(), converter, scratch })
+        let wide = Wide::new(info, |wide| converter(info, wide))?;
+        let converter = converter(wide.as_ref().map_or(info, |wide| wide.frame.info()), &rgb)?;
+        Ok(Self { info: info.clone(), converter, scratch, wide })
     }
 
     /// The picture in `buffer`.
     pub fn read(&mut self, buffer: &gst::BufferRef) -> Result<Frame<'_>> {
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.info).map_err(Failure::Map)?;
-        self.converter.frame_ref(&frame, &mut self.scratch.frame.as_mut_video_frame_ref());
-        self.scratch.picture()
+        let Self { converter, scratch, wide, .. } = self;
+        let mut rgb = scratch.frame.as_mut_video_frame_ref();
+        match wide {
+            None => converter.frame_ref(&frame, &mut rgb),
+            Some(wide) => {
+                wide.converter.frame_ref(&frame, &mut wide.frame.as_mut_video_frame_ref());
+                wide.map(|sample| sample & !0xff)?;
+                converter.frame_ref(&wide.frame.as_video_frame_ref(), &mut rgb);
+            }
+        }
+        drop(rgb);
+        scratch.picture()
     }
 }
 
@@ -57,8 +78,9 @@ impl Writer {
     /// A writer of buffers of this format and size.
     pub fn new(info: &VideoInfo) -> Result<Self> {
         let (rgb, scratch) = Scratch::new(info)?;
-        let converter = converter(&rgb, info)?;
-        Ok(Self { info: info.clone(), converter, scratch })
+        let wide = Wide::new(info, |wide| converter(wide, info))?;
+        let converter = converter(&rgb, wide.as_ref().map_or(info, |wide| wide.frame.info()))?;
+        Ok(Self { info: info.clone(), converter, scratch, wide })
     }
 
     /// Lets `paint` paint a picture, and writes it into `buffer`.
@@ -70,9 +92,50 @@ impl Writer {
         paint(&mut self.scratch.picture_mut()?)?;
         self.scratch.unpack()?;
         let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.info).map_err(Failure::Map)?;
-        self.converter.frame_ref(&self.scratch.frame.as_video_frame_ref(), &mut frame);
+        let painted = self.scratch.frame.as_video_frame_ref();
+        match &mut self.wide {
+            None => self.converter.frame_ref(&painted, &mut frame),
+            Some(wide) => {
+                const HALF_LEVEL: u16 = 1 << 7;
+                self.converter.frame_ref(&painted, &mut wide.frame.as_mut_video_frame_ref());
+                wide.map(|sample| sample.saturating_add(HALF_LEVEL))?;
+                wide.converter.frame_ref(&wide.frame.as_video_frame_ref(), &mut frame);
+            }
+        }
         Ok(())
     }
+}
+
+impl Wide {
+    /// The picture beside `info`, if that is YCbCr of 8 bits; `converter` makes a converter for its format.
+    fn new(info: &VideoInfo, converter: impl FnOnce(&VideoInfo) -> Result<VideoConverter>) -> Result<Option<Self>> {
+        let format = info.format_info();
+        if !format.is_yuv() || format.depth().iter().any(|&bits| bits > 8) {
+            return Ok(None);
+        }
+        let wide = VideoInfo::builder(VideoFormat::Ayuv64, info.width(), info.height())
+            .colorimetry(&info.colorimetry())
+            .chroma_site(info.chroma_site())
+            .fps(info.fps())
+            .interlace_mode(info.interlace_mode())
+            .build()
+            .map_err(failed)?;
+        Ok(Some(Self { frame: blank(&wide)?, converter: converter(&wide)? }))
+    }
+
+    /// Changes every sample.
+    fn map(&mut self, change: impl Fn(u16) -> u16) -> Result<()> {
+        for bytes in self.frame.plane_data_mut(0).map_err(failed)?.as_chunks_mut::<2>().0 {
+            *bytes = change(u16::from_ne_bytes(*bytes)).to_ne_bytes();
+        }
+        Ok(())
+    }
+}
+
+/// A picture in a buffer of our own.
+fn blank(info: &VideoInfo) -> Result<VideoFrame<Writable>> {
+    let buffer = gst::Buffer::with_size(info.size()).map_err(failed)?;
+    VideoFrame::from_buffer_writable(buffer, info).map_err(|_| mapping())
 }
 
 impl Scratch {
@@ -96,8 +159,7 @@ impl Scratch {
             .interlace_mode(info.interlace_mode())
             .build()
             .map_err(failed)?;
-        let buffer = gst::Buffer::with_size(rgb.size()).map_err(failed)?;
-        let frame = VideoFrame::from_buffer_writable(buffer, &rgb).map_err(|_| mapping())?;
+        let frame = blank(&rgb)?;
         let packed = (!plain).then(|| vec![0; 3 * info.width() as usize * info.height() as usize]);
         Ok((rgb, Self { frame, packed }))
     }

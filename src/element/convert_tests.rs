@@ -145,3 +145,21 @@ fn a_buffer_that_is_too_small_is_refused() {
     let failure = reader.read(&gst::Buffer::with_size(10).unwrap()).unwrap_err();
     assert!(matches!(failure, Failure::Map(_)), "{failure}");
 }
+
+/// Truncation would make every picture half a level darker, and bits repeated into the lower half would tint grey.
+#[test]
+fn eight_bit_ycbcr_is_rounded_and_grey_stays_grey() {
+    let info = info(VideoFormat::Y444, "bt601");
+    for level in 0..=255u8 {
+        let buffer = painted(&info, [level; 3]);
+        let map = buffer.map_readable().unwrap();
+        let (y, u, v) = (map[info.offset()[0]], map[info.offset()[1]], map[info.offset()[2]]);
+        let exact = 16.0 + 219.0 * f64::from(level) / 255.0;
+        assert_eq!((y, u, v), (exact.round() as u8, 128, 128), "level {level}");
+        // The converter's matrix has coefficients of 8 bits, which is where the rest comes from.
+        let exact = (f64::from(y) - 16.0) * 255.0 / 219.0;
+        for channel in pixels(&info, &buffer)[0] {
+            assert!((channel - exact).abs() < 0.5, "level {level}: {channel}, exact {exact}");
+        }
+    }
+}
