@@ -5,6 +5,16 @@
 //! The first window takes `1 + 4 L` frames for its L latent frames and gives `4 L - 3`; every later one takes 8 and
 //! gives 8. So the output runs four frames behind the input, the look-ahead of the LQ projection. At the end the last
 //! frame is repeated until every frame that went in has come out.
+//!
+//! ```
+//! use gstflashvsr::stream::{Schedule, Startup};
+//!
+//! let schedule = Schedule::new(Startup::Reference);
+//! assert_eq!(schedule.frames_needed(0), 25);
+//! assert_eq!(schedule.window(0).shown, 0..21);
+//! assert_eq!(schedule.window(1).shown, 21..29);
+//! assert_eq!(schedule.padding(45), 4);
+//! ```
 
 use std::ops::Range;
 
