@@ -22,19 +22,8 @@ use gstflashvsr::model::{
     Cancel, Config, DecoderState, DitBlock, DitParams, LqProjection, LqState, Network, TcDecoder, Version,
 };
 
-/// Sizes of FlashVSR v1.1 Tiny-Long.
-const FULL: Config = Config {
-    dim: 1536,
-    heads: 12,
-    ffn: 8960,
-    layers: 30,
-    text_dim: 4096,
-    freq_dim: 256,
-    prompt_tokens: 512,
-    lq_hidden: [2048, 3072],
-    decoder: [512, 256, 128, 128],
-    residual: false,
-};
+/// Sizes of the real model.
+const FULL: Config = Config::FLASHVSR_V1_1;
 const SIZE: Size = Size { width: 256, height: 256 };
 /// Windows after which the caches have reached their steady length.
 const WARM_UP: usize = 4;

@@ -38,6 +38,20 @@ pub struct Config {
 }
 
 impl Config {
+    /// FlashVSR v1.1 Tiny-Long as it is distributed.
+    pub const FLASHVSR_V1_1: Self = Self {
+        dim: 1536,
+        heads: 12,
+        ffn: 8960,
+        layers: 30,
+        text_dim: 4096,
+        freq_dim: 256,
+        prompt_tokens: 512,
+        lq_hidden: [2048, 3072],
+        decoder: [512, 256, 128, 128],
+        residual: false,
+    };
+
     /// Reads the sizes off the shapes in `checkpoint`, and `config.json` if there is one, and checks that every tensor
     /// of a model of these sizes is there.
     ///

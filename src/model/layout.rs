@@ -106,18 +106,7 @@ mod tests {
 
     #[test]
     fn the_real_model_has_its_published_parameter_counts() {
-        let layout = Layout::new(&Config {
-            dim: 1536,
-            heads: 12,
-            ffn: 8960,
-            layers: 30,
-            text_dim: 4096,
-            freq_dim: 256,
-            prompt_tokens: 512,
-            lq_hidden: [2048, 3072],
-            decoder: [512, 256, 128, 128],
-            residual: false,
-        });
+        let layout = Layout::new(&Config::FLASHVSR_V1_1);
         let count = |specs: &[Spec]| specs.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>();
         assert_eq!(count(&layout.dit), 1_418_996_800);
         assert_eq!(count(&layout.lq), 287_845_888);
