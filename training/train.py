@@ -123,10 +123,10 @@ class Loader:
                 self.listed = time.time()
             return [name for name, side in self.sides.items() if side >= size]
 
-    def scale(self, rng):
-        """x2, the filter's default, grows in weight towards the end."""
-        x2 = 0.40 if self.progress < 0.6 else 0.55
-        return float(rng.choice([2, 4, 3, rng.uniform(1.3, 4)], p=[x2, 0.85 - x2, 0.08, 0.07]))
+    @staticmethod
+    def scale(rng):
+        """x4, which is the hardest, weighs most; x2, the filter's default, comes next."""
+        return float(rng.choice([2, 4, 3, rng.uniform(1.3, 4)], p=[0.38, 0.47, 0.08, 0.07]))
 
     def sample(self, rng, frames, size):
         files = self.files(size)

@@ -4,6 +4,7 @@
 //! fastest kernel wants it; [`crate::model`] calls these and nothing else, so a new device is a new folder here.
 
 pub mod cpu;
+pub mod cuda;
 mod grid;
 pub mod noise;
 mod picture;

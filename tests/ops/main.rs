@@ -15,10 +15,18 @@ mod reference;
 mod tokens;
 
 use gstflashvsr::backend::cpu::CpuBackend;
+#[cfg(feature = "emulator")]
+use gstflashvsr::backend::cuda::{CudaBackend, Precision, emulator::Emulator};
 
 /// The CPU backend, with a number of threads that divides few sizes.
 fn cpu() -> CpuBackend {
     CpuBackend::new(3).expect("the CPU backend")
+}
+
+/// The CUDA backend in f32 on an emulated GPU.
+#[cfg(feature = "emulator")]
+fn emulator() -> CudaBackend<Emulator> {
+    CudaBackend::new(Emulator::default().into(), Precision::F32).expect("the CUDA backend")
 }
 
 /// Makes a test of each check, which is generic over the backend.
@@ -26,6 +34,11 @@ macro_rules! on_every_backend {
     ($($promise:ident: $check:path,)*) => {
         mod on_cpu {
             $(#[test] fn $promise() { $check(&super::cpu()) })*
+        }
+
+        #[cfg(feature = "emulator")]
+        mod on_emulator {
+            $(#[test] fn $promise() { $check(&super::emulator()) })*
         }
     };
 }

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// Norms of rows. A warp takes a row and reads it two or three times: the first time from memory, then from the first-level
+// cache, which holds the rows of all warps of a block many times over.
+
+#include "prims.cuh"
+
+namespace {
+
+constexpr u32 THREADS = 128;
+constexpr float EPS = 1e-6f;
+
+struct NormArgs {
+    const void* x;
+    void* out;
+    const float* scale;
+    const float* shift;
+    u32 rows, cols;
+};
+
+// Calls f(column, value) for each value of a row that falls to this lane: 16 bytes at a time where rows are aligned to it.
+template <class T, class F> DEVICE void for_row(const T* row, u32 cols, F f) {
+    constexpr u32 N = PER_16_BYTES<T>;
+    if (cols % N == 0) {
+        for (u32 col = lane() * N; col < cols; col += WARP * N) {
+            const auto v = *reinterpret_cast<const Vector<T, N>*>(row + col);
+#pragma unroll
+            for (u32 i = 0; i < N; ++i) f(col + i, to_float(v.values[i]));
+        }
+    } else {
+        for (u32 col = lane(); col < cols; col += WARP) f(col, to_float(row[col]));
+    }
+}
+
+// Writes f(column, value) for each value of a row.
+template <class T, class F> DEVICE void map_row(T* out, const T* row, u32 cols, F f) {
+    constexpr u32 N = PER_16_BYTES<T>;
+    if (cols % N == 0) {
+        for (u32 col = lane() * N; col < cols; col += WARP * N) {
+            auto v = *reinterpret_cast<const Vector<T, N>*>(row + col);
+#pragma unroll
+            for (u32 i = 0; i < N; ++i) v.values[i] = from_float<T>(f(col + i, to_float(v.values[i])));
+            *reinterpret_cast<Vector<T, N>*>(out + col) = v;
+        }
+    } else {
+        for (u32 col = lane(); col < cols; col += WARP) out[col] = from_float<T>(f(col, to_float(row[col])));
+    }
+}
+
+template <class T> DEVICE float sum_of_squares(const T* row, u32 cols) {
+    float sum = 0;
+    for_row(row, cols, [&](u32, float v) { sum += v * v; });
+    return warp_sum(sum);
+}
+
+// The row of this warp; false beyond the last one.
+template <class T> DEVICE bool own_row(const NormArgs& args, const T*& x, T*& out) {
+    const u64 row = u64(block_x()) * (THREADS / WARP) + warp();
+    x = static_cast<const T*>(args.x) + row * args.cols;
+    out = static_cast<T*>(args.out) + row * args.cols;
+    return row < args.rows;
+}
+
+// Layer norm without parameters of its own, then scale and shift per column.
+template <class T> DEVICE void layer_norm(const NormArgs& args) {
+    const T* x;
+    T* out;
+    if (!own_row(args, x, out)) return;
+    float sum = 0;
+    for_row(x, args.cols, [&](u32, float v) { sum += v; });
+    const float mean = warp_sum(sum) / float(args.cols);
+    float squares = 0;
+    for_row(x, args.cols, [&](u32, float v) { squares += (v - mean) * (v - mean); });
+    const float inverse = 1.0f / sqrtf(warp_sum(squares) / float(args.cols) + EPS);
+    map_row(out, x, args.cols, [&](u32 col, float v) {
+        return (v - mean) * inverse * args.scale[col] + args.shift[col];
+    });
+}
+
+template <class T> DEVICE void rms_norm(const NormArgs& args) {
+    const T* x;
+    T* out;
+    if (!own_row(args, x, out)) return;
+    const float inverse = 1.0f / sqrtf(sum_of_squares(x, args.cols) / float(args.cols) + EPS);
+    map_row(out, x, args.cols, [&](u32 col, float v) { return v * inverse * args.scale[col]; });
+}
+
+// The LQ projection's norm, which has no epsilon, and SiLU.
+template <class T> DEVICE void rms_norm_silu(const NormArgs& args) {
+    const T* x;
+    T* out;
+    if (!own_row(args, x, out)) return;
+    const float norm = sqrtf(sum_of_squares(x, args.cols));
+    const float factor = sqrtf(float(args.cols)) / fmaxf(norm, 1e-12f);
+    map_row(out, x, args.cols, [&](u32 col, float v) {
+        const float y = v * factor * args.scale[col];
+        return y / (1.0f + expf(-y));
+    });
+}
+
+}
+
+KERNELS(layer_norm, THREADS, NoSharedFor, NormArgs)
+KERNELS(rms_norm, THREADS, NoSharedFor, NormArgs)
+KERNELS(rms_norm_silu, THREADS, NoSharedFor, NormArgs)

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What the engine wants of a driver: memory, kernels, and queues of work. Three things do it: CUDA's driver
+//! ([`super::nvidia`]), the emulator that runs the same kernels on the CPU, and [`super::planner`], which does nothing.
+
+use crate::error::Result;
+
+/// An address in device memory.
+pub type Address = u64;
+
+/// Alignment of every allocation in bytes.
+pub const ALIGNMENT: usize = 256;
+
+/// A kernel of `kernels/`, and what a launch of it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// The file of `kernels/` that defines it, without `.cu`.
+    pub file: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of shared memory of a block.
+    pub shared: u32,
+}
+
+/// The kernels `name_f32`, `name_bf16` and `name_f16`, in the order of [`super::Precision`]. `shared` are the bytes of shared
+/// memory of each.
+macro_rules! kernels {
+    ($file:literal, $name:literal, $threads:expr, $shared:expr) => {{
+        let shared: [u32; 3] = $shared;
+        let (file, threads) = ($file, $threads);
+        [
+            $crate::backend::cuda::driver::Kernel { file, name: concat!($name, "_f32"), threads, shared: shared[0] },
+            $crate::backend::cuda::driver::Kernel { file, name: concat!($name, "_bf16"), threads, shared: shared[1] },
+            $crate::backend::cuda::driver::Kernel { file, name: concat!($name, "_f16"), threads, shared: shared[2] },
+        ]
+    }};
+}
+pub(super) use kernels;
+
+/// The argument of a kernel.
+///
+/// # Safety
+/// The type must be `repr(C)`, laid out as the kernel's struct of arguments, and hold no pointers but [`Address`]es.
+pub unsafe trait Args: Copy + Send + Sync + 'static {}
+
+/// Device memory that can be had and given back.
+pub trait Memory: Send + Sync + 'static {
+    /// `bytes` of memory, aligned to [`ALIGNMENT`].
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSpace`] if there is not so much.
+    fn allocate(&self, bytes: usize) -> Result<Address>;
+
+    /// Gives back what [`Memory::allocate`] gave, once the work that uses it is done.
+    fn free(&self, address: Address, bytes: usize);
+
+    /// Bytes that are free, and all bytes.
+    fn bytes(&self) -> Result<(u64, u64)>;
+}
+
+/// A device.
+pub trait Driver: Memory {
+    /// A queue of work.
+    type Queue: Queue;
+
+    /// Its name and number in words ("NVIDIA H200 (cuda:0)").
+    fn name(&self) -> String;
+
+    /// A new queue.
+    fn queue(&self) -> Result<Self::Queue>;
+}
+
+/// Work that is done in the order in which it was given. Nothing here waits for the device unless it says so. An error of
+/// earlier work may be reported by any later call.
+pub trait Queue: Send + Sync + 'static {
+    /// Copies `from` to device memory. `from` may be changed as soon as this returns.
+    fn upload(&self, to: Address, from: &[u8]) -> Result<()>;
+
+    /// Waits for all work so far, then copies device memory to the host.
+    fn download(&self, to: &mut [u8], from: Address) -> Result<()>;
+
+    /// Sets every one of `bytes` to `value`.
+    fn fill(&self, to: Address, value: u8, bytes: usize) -> Result<()>;
+
+    /// Runs a kernel in `grid` blocks.
+    fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()>;
+
+    /// Waits for all work so far.
+    fn wait(&self) -> Result<()>;
+}

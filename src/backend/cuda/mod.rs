@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The CUDA backend: our own kernels (`kernels/`), launched through a [`driver::Driver`], which is CUDA's or an emulator.
+//!
+//! A [`CudaBackend`] is one queue of work and one arena of memory on a device: each stream has its own, and all streams
+//! share the weights. Nothing waits for the device but what brings values to the host ([`Backend::emit`],
+//! [`Backend::is_finite`], [`Backend::to_host`]).
+
+mod arena;
+mod attention;
+mod color;
+mod conv;
+pub mod driver;
+#[cfg(feature = "emulator")]
+pub mod emulator;
+mod linear;
+mod picture;
+pub mod planner;
+mod rows;
+mod tensor;
+mod tokens;
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{
+    Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Rope, Rounding,
+};
+use crate::error::{Error, Result};
+
+use arena::Arena;
+pub use attention::CudaMask;
+pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
+use driver::{Args, Driver, Kernel, Memory, Queue};
+pub use linear::CudaLinear;
+pub use picture::CudaIngest;
+pub use tensor::{CudaTensor, Weight};
+use tensor::{Shape, decode, encode};
+
+/// How rows and maps are stored, and what the tensor cores multiply; sums are f32 in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 32 bits, without tensor cores: the reference's numbers, slowly.
+    F32,
+    /// Brain float: 8 bits of fraction, the range of f32.
+    Bf16,
+    /// IEEE half: 11 bits of fraction, up to 65504.
+    F16,
+}
+
+impl Precision {
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::F32 => 4,
+            Precision::Bf16 | Precision::F16 => 2,
+        }
+    }
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
+        })
+    }
+}
+
+/// The kernels of each precision.
+type Kernels = [Kernel; 3];
+
+/// One queue of work on a device, and the memory of its activations.
+pub struct CudaBackend<D: Driver> {
+    driver: Arc<D>,
+    queue: D::Queue,
+    arena: Arc<Arena>,
+    precision: Precision,
+}
+
+impl<D: Driver> CudaBackend<D> {
+    /// A queue on the device of `driver`.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
+        let queue = driver.queue()?;
+        let arena = Arc::new(Arena::new(driver.clone()));
+        Ok(Self { driver, queue, arena, precision })
+    }
+
+    /// The device.
+    pub fn driver(&self) -> &Arc<D> {
+        &self.driver
+    }
+
+    /// How rows and maps are stored.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The memory of activations.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// Waits until the device has done what was asked of it.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device since the last call.
+    pub fn wait(&self) -> Result<()> {
+        self.queue.wait()
+    }
+
+    fn tensor(&self, shape: Shape, precision: Precision) -> Result<CudaTensor> {
+        let place = self.arena.place(shape.len() * precision.bytes())?;
+        Ok(CudaTensor { place: Arc::new(place), shape, precision })
+    }
+
+    /// Uninitialised rows in the backend's precision.
+    fn empty_rows(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
+        self.tensor(Shape::Rows(rows, cols), self.precision)
+    }
+
+    /// An uninitialised map in the backend's precision.
+    fn empty_map(&self, height: usize, width: usize, channels: usize) -> Result<CudaTensor> {
+        self.tensor(Shape::Map(height, width, channels), self.precision)
+    }
+
+    /// An uninitialised picture.
+    fn empty_picture(&self, height: usize, width: usize) -> Result<CudaTensor> {
+        self.tensor(Shape::Picture(height, width), Precision::F32)
+    }
+
+    fn upload(&self, shape: Shape, precision: Precision, values: &[f32]) -> Result<CudaTensor> {
+        if values.len() != shape.len() {
+            return Err(Error::Compute(format!("{} values for {shape:?}", values.len())));
+        }
+        let tensor = self.tensor(shape, precision)?;
+        self.queue.upload(tensor.address(), &encode(values, precision))?;
+        Ok(tensor)
+    }
+
+    /// Values that stay, shared by all streams.
+    fn weight(&self, values: &[f32], precision: Precision) -> Result<Weight> {
+        self.constant(&encode(values, precision))
+    }
+
+    /// Bytes that stay.
+    fn constant(&self, bytes: &[u8]) -> Result<Weight> {
+        let weight = Weight::new(self.driver.clone(), bytes.len())?;
+        self.queue.upload(weight.address(), bytes)?;
+        Ok(weight)
+    }
+
+    /// Runs the kernel for the backend's precision.
+    fn launch<A: Args>(&self, kernels: &Kernels, grid: [usize; 3], args: &A) -> Result<()> {
+        self.launch_one(&kernels[self.precision as usize], grid, args)
+    }
+
+    fn launch_one<A: Args>(&self, kernel: &Kernel, grid: [usize; 3], args: &A) -> Result<()> {
+        // A grid too large for its type is refused by the driver.
+        let grid = grid.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        self.queue.launch(kernel, grid, args)
+    }
+}
+
+/// f32 values of a host tensor.
+fn flat(tensor: &HostTensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+/// A size as kernels take it.
+fn index(n: usize) -> Result<u32> {
+    u32::try_from(n).map_err(|_| Error::Compute(format!("a size of {n} is beyond the kernels' 32 bits")))
+}
+
+impl<D: Driver> Backend for CudaBackend<D> {
+    type Tensor = CudaTensor;
+    type Vector = Weight;
+    type Linear = CudaLinear;
+    type Conv3d = CudaConv3d;
+    type Conv2d = CudaConv2d;
+    type UpsampleConv = CudaUpsampleConv;
+    type Mask = CudaMask;
+    type Ingest = CudaIngest;
+
+    fn vector(&self, v: &HostTensor) -> Result<Weight> {
+        self.weight(&flat(v)?, Precision::F32)
+    }
+
+    fn prepare_linear(&self, weight: &HostTensor, bias: Option<&HostTensor>) -> Result<CudaLinear> {
+        self.linear_layer(weight, bias)
+    }
+
+    fn prepare_conv3d(&self, weight: &HostTensor, bias: &HostTensor) -> Result<CudaConv3d> {
+        self.conv3d_layer(weight, bias)
+    }
+
+    fn prepare_conv2d(&self, weight: &HostTensor, bias: Option<&HostTensor>, parts: usize) -> Result<CudaConv2d> {
+        self.conv2d_layer(weight, bias, parts)
+    }
+
+    fn prepare_upsample_conv(&self, grow: &HostTensor, weight: &HostTensor) -> Result<CudaUpsampleConv> {
+        self.upsample_layer(grow, weight)
+    }
+
+    fn prepare_ingest(&self, geometry: &Geometry) -> Result<CudaIngest> {
+        self.ingest_tables(*geometry)
+    }
+
+    fn ingest(&self, frame: &Frame<'_>, ingest: &CudaIngest) -> Result<CudaTensor> {
+        self.run_ingest(frame, ingest)
+    }
+
+    fn emit(&self, picture: &CudaTensor, rounding: Rounding, out: &mut FrameMut<'_>) -> Result<()> {
+        self.run_emit(picture, rounding, out)
+    }
+
+    fn color_fix(&self, hq: &CudaTensor, lq: &CudaTensor, fix: ColorFix) -> Result<CudaTensor> {
+        self.run_color_fix(hq, lq, fix)
+    }
+
+    fn add(&self, a: &CudaTensor, b: &CudaTensor) -> Result<CudaTensor> {
+        self.run_add(a, b)
+    }
+
+    fn is_finite(&self, x: &CudaTensor) -> Result<bool> {
+        self.run_is_finite(x)
+    }
+
+    fn pixel_unshuffle(&self, picture: &CudaTensor) -> Result<CudaTensor> {
+        self.run_pixel_unshuffle(picture)
+    }
+
+    fn causal_conv3d(&self, maps: &[CudaTensor], conv: &CudaConv3d) -> Result<Vec<CudaTensor>> {
+        self.run_conv3d(maps, conv)
+    }
+
+    fn rms_norm_silu(&self, map: &CudaTensor, gamma: &Weight) -> Result<CudaTensor> {
+        self.run_rms_norm_silu(map, gamma)
+    }
+
+    fn rows(&self, values: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
+        self.upload(Shape::Rows(rows, cols), self.precision, values)
+    }
+
+    fn linear(&self, x: &CudaTensor, layer: &CudaLinear, epilogue: Epilogue<'_, Self>) -> Result<CudaTensor> {
+        self.run_linear(x, layer, epilogue)
+    }
+
+    fn noise(&self, seed: u64, window: u64, grid: Grid) -> Result<Vec<CudaTensor>> {
+        self.run_noise(seed, window, grid)
+    }
+
+    fn embed_patches(
+        &self,
+        latents: &[CudaTensor],
+        layer: &CudaLinear,
+        lq: &[CudaTensor],
+        grid: Grid,
+    ) -> Result<CudaTensor> {
+        self.run_embed_patches(latents, layer, lq, grid)
+    }
+
+    fn layer_norm(&self, x: &CudaTensor, scale: &Weight, shift: &Weight) -> Result<CudaTensor> {
+        self.run_layer_norm(x, scale, shift)
+    }
+
+    fn rms_norm(&self, x: &CudaTensor, gamma: &Weight) -> Result<CudaTensor> {
+        self.run_rms_norm(x, gamma)
+    }
+
+    fn qk_norm_rope(
+        &self,
+        qkv: &CudaTensor,
+        norm_q: &Weight,
+        norm_k: &Weight,
+        rope: &Rope,
+        grid: Grid,
+    ) -> Result<Qkv<CudaTensor>> {
+        self.run_qk_norm_rope(qkv, norm_q, norm_k, rope, grid)
+    }
+
+    fn draft_mask(&self, q_mean: &CudaTensor, k_means: &[&CudaTensor], params: &DraftMask) -> Result<CudaMask> {
+        self.run_draft_mask(q_mean, k_means, params)
+    }
+
+    fn block_sparse_attention(
+        &self,
+        q: &CudaTensor,
+        groups: &[&KvGroup<CudaTensor>],
+        mask: &CudaMask,
+    ) -> Result<CudaTensor> {
+        self.run_sparse_attention(q, groups, mask)
+    }
+
+    fn cross_attention(&self, q: &CudaTensor, k: &CudaTensor, v: &CudaTensor) -> Result<CudaTensor> {
+        self.run_cross_attention(q, k, v)
+    }
+
+    fn denoise(&self, noise: &[CudaTensor], head: &CudaTensor, grid: Grid) -> Result<Vec<CudaTensor>> {
+        self.run_denoise(noise, head, grid)
+    }
+
+    fn decoder_input(&self, cond: [&CudaTensor; 4], latent: &CudaTensor) -> Result<CudaTensor> {
+        self.run_decoder_input(cond, latent)
+    }
+
+    fn conv2d(
+        &self,
+        x: &CudaTensor,
+        past: Option<&CudaTensor>,
+        conv: &CudaConv2d,
+        skip: Option<&CudaTensor>,
+        relu: bool,
+    ) -> Result<CudaTensor> {
+        self.run_conv2d(x, past, conv, skip, relu)
+    }
+
+    fn upsample_conv(&self, x: &CudaTensor, conv: &CudaUpsampleConv, relu: bool) -> Result<Vec<CudaTensor>> {
+        self.run_upsample_conv(x, conv, relu)
+    }
+
+    fn to_picture(&self, map: &CudaTensor) -> Result<CudaTensor> {
+        self.run_to_picture(map)
+    }
+
+    fn to_host(&self, x: &CudaTensor) -> Result<HostTensor> {
+        let mut bytes = vec![0; x.shape.len() * x.precision.bytes()];
+        self.queue.download(&mut bytes, x.address())?;
+        Ok(Tensor::from_vec(decode(&bytes, x.precision), x.shape.dims(), &Device::Cpu)?)
+    }
+
+    fn map(&self, values: &HostTensor) -> Result<CudaTensor> {
+        let (height, width, channels) = values.dims3()?;
+        self.upload(Shape::Map(height, width, channels), self.precision, &flat(values)?)
+    }
+
+    fn picture(&self, values: &HostTensor) -> Result<CudaTensor> {
+        let (_, height, width) = values.dims3()?;
+        self.upload(Shape::Picture(height, width), Precision::F32, &flat(values)?)
+    }
+
+    fn mask_to_host(&self, mask: &CudaMask) -> Result<HostTensor> {
+        self.download_mask(mask)
+    }
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Activations and weights in device memory.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use super::Precision;
+use super::arena::Place;
+use super::driver::{Address, Memory};
+use crate::error::{Error, Result};
+
+/// What a tensor stands for, and its sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// `[rows, cols]`.
+    Rows(usize, usize),
+    /// `(height, width, channels)`, channels innermost, without border.
+    Map(usize, usize, usize),
+    /// `(3, height, width)`.
+    Picture(usize, usize),
+}
+
+impl Shape {
+    /// Values in all.
+    pub fn len(self) -> usize {
+        match self {
+            Shape::Rows(rows, cols) => rows * cols,
+            Shape::Map(height, width, channels) => height * width * channels,
+            Shape::Picture(height, width) => 3 * height * width,
+        }
+    }
+
+    /// The sides as a list.
+    pub fn dims(self) -> Vec<usize> {
+        match self {
+            Shape::Rows(rows, cols) => vec![rows, cols],
+            Shape::Map(height, width, channels) => vec![height, width, channels],
+            Shape::Picture(height, width) => vec![3, height, width],
+        }
+    }
+}
+
+/// An activation. Maps and rows are stored in the engine's precision, pictures and the mean queries and keys of windows in
+/// f32.
+#[derive(Clone)]
+pub struct CudaTensor {
+    pub(super) place: Arc<Place>,
+    pub(super) shape: Shape,
+    pub(super) precision: Precision,
+}
+
+impl CudaTensor {
+    pub(super) fn address(&self) -> Address {
+        self.place.address()
+    }
+
+    fn refuse<T>(&self, expected: &str) -> Result<T> {
+        Err(Error::Compute(format!("expected {expected}, found {:?} in {}", self.shape, self.precision)))
+    }
+
+    /// Rows and columns of rows, or positions and channels of a map.
+    pub(super) fn rows_dims(&self) -> Result<(usize, usize)> {
+        match self.shape {
+            Shape::Rows(rows, cols) => Ok((rows, cols)),
+            Shape::Map(height, width, channels) => Ok((height * width, channels)),
+            Shape::Picture(..) => self.refuse("rows"),
+        }
+    }
+
+    /// Height, width and channels of a map.
+    pub(super) fn map_dims(&self) -> Result<(usize, usize, usize)> {
+        match self.shape {
+            Shape::Map(height, width, channels) => Ok((height, width, channels)),
+            _ => self.refuse("a map"),
+        }
+    }
+
+    /// Height and width of a picture.
+    pub(super) fn picture_dims(&self) -> Result<(usize, usize)> {
+        match self.shape {
+            Shape::Picture(height, width) => Ok((height, width)),
+            _ => self.refuse("a picture"),
+        }
+    }
+}
+
+/// Device memory that holds a weight.
+pub struct Weight {
+    address: Address,
+    bytes: usize,
+    memory: Arc<dyn Memory>,
+}
+
+impl Weight {
+    pub(super) fn new(memory: Arc<dyn Memory>, bytes: usize) -> Result<Self> {
+        let bytes = bytes.max(1);
+        Ok(Self { address: memory.allocate(bytes)?, bytes, memory })
+    }
+
+    pub(super) fn address(&self) -> Address {
+        self.address
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.memory.free(self.address, self.bytes);
+    }
+}
+
+/// The bytes of `values` in a precision, rounded to the nearest.
+pub(super) fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
+    match precision {
+        Precision::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Precision::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+        Precision::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+    }
+}
+
+/// The values that `bytes` hold in a precision.
+pub(super) fn decode(bytes: &[u8], precision: Precision) -> Vec<f32> {
+    let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+    match precision {
+        Precision::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Precision::Bf16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+        Precision::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+    }
+}
