@@ -27,7 +27,7 @@ mod emulator {
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").opt_level(3).cargo_metadata(false).link_lib_modifier("+whole-archive");
         // A .cu file is C++ to the emulator's compiler, which must be told so.
-        build.define("FLASHVSR_EMULATOR", None).flag("-xc++").flag("-ffp-contract=fast");
+        build.define("FLASHVSR_EMULATOR", None).flag("-xc++").flag("-ffp-contract=fast").flag("-Wno-unknown-pragmas");
         build.files(sources).compile("flashvsr_emulator");
         let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
         println!("cargo:rustc-link-search=native={out}");
