@@ -15,10 +15,10 @@ pub mod driver;
 pub mod emulator;
 mod linear;
 mod picture;
-pub mod planner;
 mod rows;
 mod tensor;
 mod tokens;
+mod work;
 
 use std::sync::Arc;
 
@@ -29,14 +29,15 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-use arena::Arena;
+pub use arena::Arena;
 pub use attention::CudaMask;
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
-use driver::{Args, Driver, Kernel, Memory, Queue};
+use driver::{Args, Driver, Kernel, Queue};
 pub use linear::CudaLinear;
 pub use picture::CudaIngest;
 pub use tensor::{CudaTensor, Weight};
 use tensor::{Shape, decode, encode};
+use work::{ENDLESS_BYTES, Endless, Work};
 
 /// How rows and maps are stored, and what the tensor cores multiply; sums are f32 in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,7 +76,7 @@ type Kernels = [Kernel; 3];
 /// One queue of work on a device, and the memory of its activations.
 pub struct CudaBackend<D: Driver> {
     driver: Arc<D>,
-    queue: D::Queue,
+    queue: Work<D::Queue>,
     arena: Arc<Arena>,
     precision: Precision,
 }
@@ -86,9 +87,20 @@ impl<D: Driver> CudaBackend<D> {
     /// # Errors
     /// What the driver says.
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
-        let queue = driver.queue()?;
+        let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
         Ok(Self { driver, queue, arena, precision })
+    }
+
+    /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
+    /// [`Self::new`] one will need for the same work.
+    ///
+    /// # Errors
+    /// None.
+    pub fn rehearsal(driver: Arc<D>, precision: Precision) -> Result<Self> {
+        let arena = Arc::new(Arena::new(Arc::new(Endless::default())));
+        arena.reserve(ENDLESS_BYTES)?;
+        Ok(Self { driver, queue: Work::Rehearsal, arena, precision })
     }
 
     /// The device.
