@@ -14,6 +14,7 @@ pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod linear;
+pub mod nvidia;
 mod picture;
 mod rows;
 mod tensor;
@@ -32,7 +33,7 @@ use crate::error::{Error, Result};
 pub use arena::Arena;
 pub use attention::CudaMask;
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
-use driver::{Args, Driver, Kernel, Queue};
+use driver::{Args, Driver, Kernel, Memory, Queue};
 pub use linear::CudaLinear;
 pub use picture::CudaIngest;
 pub use tensor::{CudaTensor, Weight};
@@ -76,6 +77,8 @@ type Kernels = [Kernel; 3];
 /// One queue of work on a device, and the memory of its activations.
 pub struct CudaBackend<D: Driver> {
     driver: Arc<D>,
+    /// Where weights live.
+    memory: Arc<dyn Memory>,
     queue: Work<D::Queue>,
     arena: Arc<Arena>,
     precision: Precision,
@@ -89,7 +92,7 @@ impl<D: Driver> CudaBackend<D> {
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
         let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
-        Ok(Self { driver, queue, arena, precision })
+        Ok(Self { memory: driver.clone(), driver, queue, arena, precision })
     }
 
     /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
@@ -98,9 +101,10 @@ impl<D: Driver> CudaBackend<D> {
     /// # Errors
     /// None.
     pub fn rehearsal(driver: Arc<D>, precision: Precision) -> Result<Self> {
-        let arena = Arc::new(Arena::new(Arc::new(Endless::default())));
+        let memory: Arc<dyn Memory> = Arc::new(Endless::default());
+        let arena = Arc::new(Arena::new(memory.clone()));
         arena.reserve(ENDLESS_BYTES)?;
-        Ok(Self { driver, queue: Work::Rehearsal, arena, precision })
+        Ok(Self { driver, memory, queue: Work::Rehearsal, arena, precision })
     }
 
     /// The device.
@@ -162,7 +166,7 @@ impl<D: Driver> CudaBackend<D> {
 
     /// Bytes that stay.
     fn constant(&self, bytes: &[u8]) -> Result<Weight> {
-        let weight = Weight::new(self.driver.clone(), bytes.len())?;
+        let weight = Weight::new(self.memory.clone(), bytes.len())?;
         self.queue.upload(weight.address(), bytes)?;
         Ok(weight)
     }
