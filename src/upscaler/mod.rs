@@ -6,7 +6,7 @@ mod device;
 mod engine;
 mod locate;
 mod on_cpu;
-mod on_cuda;
+pub mod on_cuda;
 mod plan;
 mod registry;
 

@@ -71,6 +71,17 @@ impl<D: Driver> Model for CudaModel<D> {
     }
 }
 
+/// A network that is loaded on a device as a model; `reason` is why it runs there. Its weights must have arrived
+/// ([`CudaBackend::wait`]).
+pub fn model<D: Driver>(
+    driver: Arc<D>,
+    network: Arc<Network<CudaBackend<D>>>,
+    precision: Precision,
+    reason: String,
+) -> Arc<dyn Model> {
+    Arc::new(CudaModel { driver, network, precision, reason })
+}
+
 /// The model of `spec` on device number `ordinal`, which `driver` drives.
 pub(super) fn open<D: Driver>(
     networks: &Networks<D>,
@@ -90,7 +101,7 @@ pub(super) fn open<D: Driver>(
         backend.wait()?;
         Ok(network)
     })?;
-    Ok(Arc::new(CudaModel { driver, network, precision, reason }))
+    Ok(model(driver, network, precision, reason))
 }
 
 fn check_memory(driver: &impl Driver, needed: u64) -> Result<()> {
