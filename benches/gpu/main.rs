@@ -20,8 +20,9 @@ use clap::{Parser, ValueEnum};
 use gstflashvsr::backend::Size;
 use gstflashvsr::backend::cuda::driver::Driver;
 use gstflashvsr::backend::cuda::{CudaBackend, Precision, nvidia::Nvidia};
-use gstflashvsr::backend::{Backend, HostTensor, WINDOW_PIXELS};
+use gstflashvsr::backend::{Backend, HostTensor};
 use gstflashvsr::model::{Config, Network, Version};
+use gstflashvsr::upscaler::{Geometry, SizePolicy};
 
 use common::{RandomWeights, uniform};
 
@@ -65,15 +66,14 @@ impl FromStr for Sides {
     fn from_str(text: &str) -> Result<Self> {
         let (width, height) = text.split_once('x').context("WIDTHxHEIGHT")?;
         let size = Size::new(width.parse()?, height.parse()?);
-        let whole = |side: usize| side > 0 && side.is_multiple_of(WINDOW_PIXELS);
-        ensure!(whole(size.width) && whole(size.height), "sides must be multiples of {WINDOW_PIXELS}");
+        ensure!(size.width >= 4 && size.height >= 4, "sides of 4 pixels or more");
         Ok(Self(size))
     }
 }
 
 #[derive(Debug, Parser)]
 struct Args {
-    /// Size of the model's frames; the input has a quarter of its sides
+    /// Size of the output frames; the input has a quarter of their sides
     #[arg(long, default_value = "1408x768")]
     size: Sides,
     /// Number of the GPU
@@ -111,9 +111,16 @@ fn run<D: Driver>(driver: Arc<D>, args: &Args) -> Result<()> {
     loader.wait()?;
     drop(loader);
     let weights = free - driver.bytes()?.0;
-    println!("{}, {size}, {precision}, {} steady windows of 8 frames", driver.name(), args.windows);
-    parts::report(&driver, &network, precision, size, args.windows)?;
-    stream::report(driver, network, precision, size, args.windows, weights)
+    let input = Size::new(size.width / 4, size.height / 4);
+    let geometry = Geometry::new(input, size, SizePolicy::Pad)?;
+    let model = geometry.model;
+    println!(
+        "{}, {size} (the model's frames: {model}), {precision}, {} steady windows of 8 frames",
+        driver.name(),
+        args.windows
+    );
+    parts::report(&driver, &network, precision, model, args.windows)?;
+    stream::report(driver, network, precision, geometry, args.windows, weights)
 }
 
 fn main() -> Result<()> {

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use gstflashvsr::backend::Size;
 use gstflashvsr::backend::cuda::driver::Driver;
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 use gstflashvsr::model::Network;
-use gstflashvsr::upscaler::{Cancel, Frame, FrameMut, Geometry, Options, Samples, SamplesMut, SizePolicy, on_cuda};
+use gstflashvsr::upscaler::{Cancel, Frame, FrameMut, Geometry, Options, Samples, SamplesMut, on_cuda};
 
 /// Frames that complete the first window.
 const FIRST_WINDOW: usize = 25;
@@ -24,12 +23,11 @@ pub fn report<D: Driver>(
     driver: Arc<D>,
     network: Arc<Network<CudaBackend<D>>>,
     precision: Precision,
-    size: Size,
+    geometry: Geometry,
     windows: usize,
     weights: u64,
 ) -> Result<()> {
-    let input = Size::new(size.width / 4, size.height / 4);
-    let geometry = Geometry::new(input, size, SizePolicy::Fail)?;
+    let Geometry { input, output: size, .. } = geometry;
     let before = driver.bytes()?.0;
     let model = on_cuda::model(driver.clone(), network, precision, "a benchmark".into());
     let mut stream = model.stream(geometry, Options::default(), Cancel::default())?;

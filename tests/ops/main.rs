@@ -15,9 +15,9 @@ mod reference;
 mod tokens;
 
 use gstflashvsr::backend::cpu::CpuBackend;
-#[cfg(feature = "emulator")]
-use gstflashvsr::backend::cuda::{CudaBackend, Precision, emulator::Emulator};
-#[cfg(feature = "emulator")]
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+use gstflashvsr::backend::cuda::{CudaBackend, Precision, driver::Driver};
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
 use reference::Storage;
 
 /// The CPU backend, with a number of threads that divides few sizes.
@@ -25,15 +25,54 @@ fn cpu() -> CpuBackend {
     CpuBackend::new(3).expect("the CPU backend")
 }
 
-/// The CUDA backend on an emulated GPU.
-#[cfg(feature = "emulator")]
-fn emulator(precision: Precision) -> CudaBackend<Emulator> {
+/// The CUDA backend.
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+fn cuda<D: Driver>(driver: D, precision: Precision) -> CudaBackend<D> {
     reference::store_as(match precision {
         Precision::F32 => Storage::F32,
         Precision::Bf16 => Storage::Bf16,
         Precision::F16 => Storage::F16,
     });
-    CudaBackend::new(Emulator::default().into(), precision).expect("the CUDA backend")
+    CudaBackend::new(driver.into(), precision).expect("the CUDA backend")
+}
+
+/// The CUDA backend on an emulated GPU.
+#[cfg(feature = "emulator")]
+fn emulator(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emulator::Emulator> {
+    cuda(Default::default(), precision)
+}
+
+/// The CUDA backend on the first GPU.
+#[cfg(feature = "gpu-tests")]
+fn gpu(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::nvidia::Nvidia> {
+    cuda(gstflashvsr::backend::cuda::nvidia::Nvidia::open(0).expect("a GPU"), precision)
+}
+
+/// Makes a test of each check in each precision of the CUDA backend, if `feature` is on.
+macro_rules! on_every_precision {
+    (
+        $feature:literal $module:ident $backend:ident
+        all { $($promise:ident: $check:path,)* } f32 { $($exact:ident: $exact_check:path,)* }
+    ) => {
+        #[cfg(feature = $feature)]
+        mod $module {
+            mod f32 {
+                use crate::{Precision, $backend};
+                $(#[test] fn $promise() { $check(&$backend(Precision::F32)) })*
+                $(#[test] fn $exact() { $exact_check(&$backend(Precision::F32)) })*
+            }
+
+            mod bf16 {
+                use crate::{Precision, $backend};
+                $(#[test] fn $promise() { $check(&$backend(Precision::Bf16)) })*
+            }
+
+            mod f16 {
+                use crate::{Precision, $backend};
+                $(#[test] fn $promise() { $check(&$backend(Precision::F16)) })*
+            }
+        }
+    };
 }
 
 /// Makes a test of each check, which is generic over the backend. Those marked `f32` are of what is f32 in every precision,
@@ -45,23 +84,14 @@ macro_rules! on_every_backend {
             $(#[test] fn $exact() { $exact_check(&super::cpu()) })*
         }
 
-        #[cfg(feature = "emulator")]
-        mod on_emulator {
-            use super::{Precision, emulator};
-            $(#[test] fn $promise() { $check(&emulator(Precision::F32)) })*
-            $(#[test] fn $exact() { $exact_check(&emulator(Precision::F32)) })*
+        on_every_precision! {
+            "emulator" on_emulator emulator
+            all { $($promise: $check,)* } f32 { $($exact: $exact_check,)* }
         }
 
-        #[cfg(feature = "emulator")]
-        mod on_emulator_bf16 {
-            use super::{Precision, emulator};
-            $(#[test] fn $promise() { $check(&emulator(Precision::Bf16)) })*
-        }
-
-        #[cfg(feature = "emulator")]
-        mod on_emulator_f16 {
-            use super::{Precision, emulator};
-            $(#[test] fn $promise() { $check(&emulator(Precision::F16)) })*
+        on_every_precision! {
+            "gpu-tests" on_gpu gpu
+            all { $($promise: $check,)* } f32 { $($exact: $exact_check,)* }
         }
     };
 }

@@ -13,9 +13,15 @@ use crate::common::{tensor, uniform, unit_variance};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
     F32,
-    #[cfg_attr(not(feature = "emulator"), expect(dead_code, reason = "the CPU backend stores f32"))]
+    #[cfg_attr(
+        not(any(feature = "emulator", feature = "gpu-tests")),
+        expect(dead_code, reason = "the CPU backend stores f32")
+    )]
     Bf16,
-    #[cfg_attr(not(feature = "emulator"), expect(dead_code, reason = "the CPU backend stores f32"))]
+    #[cfg_attr(
+        not(any(feature = "emulator", feature = "gpu-tests")),
+        expect(dead_code, reason = "the CPU backend stores f32")
+    )]
     F16,
 }
 
@@ -24,7 +30,10 @@ thread_local! {
 }
 
 /// From here on in this test, arrays hold values that `storage` can hold, and results may be as far off as it makes them.
-#[cfg_attr(not(feature = "emulator"), expect(dead_code, reason = "the CPU backend stores f32"))]
+#[cfg_attr(
+    not(any(feature = "emulator", feature = "gpu-tests")),
+    expect(dead_code, reason = "the CPU backend stores f32")
+)]
 pub fn store_as(storage: Storage) {
     STORAGE.set(storage);
 }

@@ -22,7 +22,11 @@ mod report;
 use anyhow::Result;
 use gstflashvsr::backend::cpu::CpuBackend;
 #[cfg(feature = "emulator")]
-use gstflashvsr::backend::cuda::{CudaBackend, Precision, emulator::Emulator};
+use gstflashvsr::backend::cuda::emulator::Emulator;
+#[cfg(feature = "gpu-tests")]
+use gstflashvsr::backend::cuda::nvidia::Nvidia;
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 
 use data::each_file;
 
@@ -35,6 +39,12 @@ fn cpu() -> CpuBackend {
 #[cfg(feature = "emulator")]
 fn emulator(precision: Precision) -> CudaBackend<Emulator> {
     CudaBackend::new(Emulator::default().into(), precision).expect("the CUDA backend")
+}
+
+/// The CUDA backend on the first GPU.
+#[cfg(feature = "gpu-tests")]
+fn gpu(precision: Precision) -> CudaBackend<Nvidia> {
+    CudaBackend::new(Nvidia::open(0).expect("a GPU").into(), precision).expect("the CUDA backend")
 }
 
 /// The promises that every backend keeps in f32.
@@ -83,20 +93,31 @@ macro_rules! parity_of {
 
 parity_of!(on_cpu, cpu());
 
+/// What 16 bits lose is no more than what the reference loses by them.
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+macro_rules! rounded_parity_of {
+    ($name:ident, $backend:expr) => {
+        #[test]
+        fn $name() -> Result<()> {
+            for precision in [Precision::Bf16, Precision::F16] {
+                each_file("pipeline", |data, report| pipeline::check_rounded(&$backend(precision), data, report))?;
+            }
+            Ok(())
+        }
+    };
+}
+
 #[cfg(feature = "emulator")]
 parity_of!(on_emulator, emulator(Precision::F32));
+#[cfg(feature = "emulator")]
+rounded_parity_of!(on_emulator_sixteen_bits_lose_what_the_reference_loses, emulator);
+
+#[cfg(feature = "gpu-tests")]
+parity_of!(on_gpu, gpu(Precision::F32));
+#[cfg(feature = "gpu-tests")]
+rounded_parity_of!(on_gpu_sixteen_bits_lose_what_the_reference_loses, gpu);
 
 #[test]
 fn bf16_run_of_the_reference_lies_as_far_off_as_it_says() -> Result<()> {
     each_file("bf16", |data, report| pipeline::check_bf16(&cpu(), data, report))
-}
-
-/// What 16 bits lose is no more than what the reference loses by them.
-#[cfg(feature = "emulator")]
-#[test]
-fn sixteen_bits_stay_within_what_the_reference_loses() -> Result<()> {
-    for precision in [Precision::Bf16, Precision::F16] {
-        each_file("pipeline", |data, report| pipeline::check_rounded(&emulator(precision), data, report))?;
-    }
-    Ok(())
 }

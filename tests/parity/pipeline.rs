@@ -152,11 +152,11 @@ pub fn check<B: Backend>(b: &B, data: &Data, report: &mut Report) -> Result<()> 
 }
 
 /// PSNR in dB of the reference's own bf16 run against its run in f32.
-#[cfg(feature = "emulator")]
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
 const PSNR_OF_BF16: f64 = 43.0;
 
 /// A run in 16 bits on the inputs of a run in f32.
-#[cfg(feature = "emulator")]
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
 pub fn check_rounded<B: Backend>(b: &B, data: &Data, report: &mut Report) -> Result<()> {
     let run = run(b, data)?;
     for (key, got) in [("raw_before_colorfix", &run.raw), ("out", &run.out)] {
