@@ -14,8 +14,10 @@ pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod linear;
+mod mask;
 mod picture;
 pub mod planner;
+mod qk;
 mod rows;
 mod tensor;
 mod tokens;
@@ -30,10 +32,10 @@ use super::{
 use crate::error::{Error, Result};
 
 use arena::Arena;
-pub use attention::CudaMask;
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue};
 pub use linear::CudaLinear;
+pub use mask::CudaMask;
 pub use picture::CudaIngest;
 pub use tensor::{CudaTensor, Weight};
 use tensor::{Shape, decode, encode};
