@@ -6,6 +6,7 @@
 //   KERNEL(name, threads, Shared, Args)   defines a kernel: blocks of `threads` threads in one dimension, a block's shared
 //                                         memory as one struct (NoShared: none), one struct of arguments named `args`
 //   KERNELS(name, threads, Shared, Args)  the same, for the storage types float, bf16 and f16, as templates of the type
+//   DEVICE, METHOD                        what stands before a function of a kernel, and before a member of a struct
 //   thread(), block_x/y/z()               where we are
 //   block_barrier(), warp_barrier()       all threads of the block, of the warp
 //   shared_memory<Shared>()               the block's shared memory

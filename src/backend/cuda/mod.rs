@@ -14,8 +14,10 @@ pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod linear;
+mod mask;
 pub mod nvidia;
 mod picture;
+mod qk;
 mod rows;
 mod tensor;
 mod tokens;
@@ -31,10 +33,10 @@ use super::{
 use crate::error::{Error, Result};
 
 pub use arena::Arena;
-pub use attention::CudaMask;
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue};
 pub use linear::CudaLinear;
+pub use mask::CudaMask;
 pub use picture::CudaIngest;
 pub use tensor::{CudaTensor, Weight};
 use tensor::{Shape, decode, encode};

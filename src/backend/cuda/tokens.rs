@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Patches, noise, queries and keys: `kernels/tokens.cu`.
+//! Patches and noise: `kernels/tokens.cu`.
 
 use super::driver::Driver;
-use super::{CudaBackend, CudaLinear, CudaTensor, Weight};
-use crate::backend::{Grid, Qkv, Rope};
+use super::{CudaBackend, CudaLinear, CudaTensor};
+use crate::backend::Grid;
 use crate::error::{Error, Result};
 
 impl<D: Driver> CudaBackend<D> {
@@ -20,18 +20,6 @@ impl<D: Driver> CudaBackend<D> {
         _lq: &[CudaTensor],
         _grid: Grid,
     ) -> Result<CudaTensor> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
-    }
-
-    pub(super) fn run_qk_norm_rope(
-        &self,
-        _qkv: &CudaTensor,
-        _norm_q: &Weight,
-        _norm_k: &Weight,
-        _rope: &Rope,
-        _grid: Grid,
-    ) -> Result<Qkv<CudaTensor>> {
         let _ = self.precision;
         Err(Error::Compute("to be written".into()))
     }
