@@ -13,6 +13,7 @@ mod conv;
 pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+mod frames;
 mod linear;
 mod mask;
 pub mod nvidia;
@@ -26,6 +27,7 @@ mod work;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use parking_lot::Mutex;
 
 use super::{
     Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Rope, Rounding,
@@ -35,9 +37,9 @@ use crate::error::{Error, Result};
 pub use arena::Arena;
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue};
+pub use frames::CudaIngest;
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
-pub use picture::CudaIngest;
 pub use tensor::{CudaTensor, Weight};
 use tensor::{Shape, decode, encode};
 use work::{ENDLESS_BYTES, Endless, Work};
@@ -84,6 +86,8 @@ pub struct CudaBackend<D: Driver> {
     queue: Work<D::Queue>,
     arena: Arc<Arena>,
     precision: Precision,
+    /// Rows of a frame without what lies between them, on their way to or from the device.
+    staging: Mutex<Vec<u8>>,
 }
 
 impl<D: Driver> CudaBackend<D> {
@@ -94,7 +98,7 @@ impl<D: Driver> CudaBackend<D> {
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
         let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
-        Ok(Self { memory: driver.clone(), driver, queue, arena, precision })
+        Ok(Self { memory: driver.clone(), driver, queue, arena, precision, staging: Mutex::default() })
     }
 
     /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
@@ -106,7 +110,7 @@ impl<D: Driver> CudaBackend<D> {
         let memory: Arc<dyn Memory> = Arc::new(Endless::default());
         let arena = Arc::new(Arena::new(memory.clone()));
         arena.reserve(ENDLESS_BYTES)?;
-        Ok(Self { driver, memory, queue: Work::Rehearsal, arena, precision })
+        Ok(Self { driver, memory, queue: Work::Rehearsal, arena, precision, staging: Mutex::default() })
     }
 
     /// The device.
