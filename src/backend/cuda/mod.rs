@@ -14,6 +14,7 @@ pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod linear;
+pub mod nvidia;
 mod picture;
 pub mod planner;
 mod rows;
