@@ -14,8 +14,10 @@ use gstflashvsr::error::Error;
 fn fake() -> &'static PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("fake_cuda_{}", std::process::id()));
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fake_cuda");
         std::fs::create_dir_all(&folder).unwrap();
+        // Renamed when it is whole, since other test runs may use it.
+        let fresh = folder.join(std::process::id().to_string());
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cuda_driver/fake.c");
         let mut compiler = Command::new("cc");
         compiler.args([
@@ -30,7 +32,8 @@ fn fake() -> &'static PathBuf {
             source,
             "-o",
         ]);
-        assert!(compiler.arg(folder.join("libcuda.so")).status().unwrap().success());
+        assert!(compiler.arg(&fresh).status().unwrap().success());
+        std::fs::rename(fresh, folder.join("libcuda.so")).unwrap();
         folder
     })
 }
