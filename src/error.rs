@@ -54,12 +54,12 @@ pub enum Error {
         /// Bytes that there are.
         available: u64,
     },
-    /// A device is not there, cannot be used, or has failed.
+    /// A device cannot be used, or has failed.
     #[error("{device}: {reason}")]
     Device {
-        /// The device ("NVIDIA H200 (cuda:0)").
+        /// The device's name and number ("NVIDIA H200 (cuda:0)").
         device: String,
-        /// What is wrong, and the cure.
+        /// What happened, what the driver says, and the cure.
         reason: String,
     },
     /// Inference was interrupted by a flush or a state change; nothing is wrong.
