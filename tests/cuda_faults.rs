@@ -13,7 +13,7 @@ use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 use gstflashvsr::backend::{Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy};
 use gstflashvsr::model::checkpoint::Checkpoint;
 use gstflashvsr::model::{Network, Version};
-use gstflashvsr::upscaler::{Cancel, Model, Options, on_cuda};
+use gstflashvsr::upscaler::{Cancel, Options, on_cuda};
 use gstflashvsr::{Error, Result};
 use parking_lot::Mutex;
 
