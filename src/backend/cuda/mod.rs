@@ -16,6 +16,7 @@ pub mod emulator;
 mod linear;
 mod picture;
 pub mod planner;
+mod product;
 mod rows;
 mod tensor;
 mod tokens;
