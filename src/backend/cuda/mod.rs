@@ -18,6 +18,7 @@ mod linear;
 mod mask;
 pub mod nvidia;
 mod picture;
+mod product;
 mod qk;
 mod rows;
 mod tensor;

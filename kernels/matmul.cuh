@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// The product under linear layers and convolutions: result[m][n] = sum over k of left[m][k] * weights[n][k], in tiles.
+//
+// The left side is read where it lies, as an implicit matrix: k runs over segments (the taps of a convolution; one for a
+// linear layer) and in each over the channels of one pixel or row. Weights are packed as [n][segment][channel] with n
+// filled up to whole tiles and channels to whole steps, so that they are read without a check. What happens to a sum
+// before it is stored is up to the caller.
+//
+// Tiles pass through shared memory in a ring of stages of which each holds a step of 64 bytes of k. The four 16-byte pieces
+// of a row are swizzled by bits 1 and 2 of its number: eight rows that lie one above the other then fill all banks once,
+// both when they are written and when ldmatrix reads them. bf16 and f16 go through the tensor cores, f32 through plain FMA.
+#pragma once
+
+#include "prims.cuh"
+
+namespace {
+
+constexpr u32 THREADS = 256;
+constexpr u32 WARPS = THREADS / WARP;
+constexpr u32 PIECES = 4;
+template <class T> constexpr u32 STEP = PIECES * PER_16_BYTES<T>;
+
+// A tile of M x N: STAGES_ stages, warps in WARPS_M rows of 8 / WARPS_M.
+template <u32 M_, u32 N_, u32 STAGES_, u32 WARPS_M> struct Tile {
+    static constexpr u32 M = M_, N = N_, STAGES = STAGES_;
+    // Of a warp, for the tensor cores.
+    static constexpr u32 WARPS_N = WARPS / WARPS_M, WARP_M = M / WARPS_M, WARP_N = N / WARPS_N;
+    // Columns and rows of threads, for FMA.
+    static constexpr u32 THREADS_N = N < 64 ? N / 4 : 16, THREADS_M = THREADS / THREADS_N;
+    // Distance of rows in a slab: two values of each of four rows fill all banks.
+    static constexpr u32 PITCH = WARP_N + 8;
+};
+
+using Wide = Tile<128, 128, 3, 2>;
+using Middle = Tile<128, 64, 4, 4>;
+using Narrow = Tile<256, 16, 3, 8>;
+
+template <class T, class Tile> union Shared {
+    struct {
+        alignas(128) T left[Tile::M * STEP<T>];
+        alignas(128) T right[Tile::N * STEP<T>];
+    } stages[Tile::STAGES];
+    // Each warp's, to turn the tensor cores' layout into rows.
+    alignas(128) float slabs[WARPS][16 * Tile::PITCH];
+};
+
+template <class T> using WideShared = Shared<T, Wide>;
+template <class T> using MiddleShared = Shared<T, Middle>;
+template <class T> using NarrowShared = Shared<T, Narrow>;
+
+// Where a piece of a row lies in a stage.
+template <class T> DEVICE u32 place(u32 row, u32 piece) {
+    return row * STEP<T> + (piece ^ (row / 2 % PIECES)) * PER_16_BYTES<T>;
+}
+
+// The tile of this block, its first row and column. Blocks that run together share rows and columns: bands of 16 tiles.
+template <class Tile> DEVICE void find_tile(u32 rows, u32 columns, u32& row, u32& column) {
+    constexpr u32 BAND = 16;
+    const u32 tiles_m = divide_up(rows, Tile::M), tiles_n = divide_up(columns, Tile::N);
+    const u32 band = block_x() / (BAND * tiles_n), in_band = block_x() % (BAND * tiles_n);
+    const u32 height = min(BAND, tiles_m - band * BAND);
+    row = (band * BAND + in_band % height) * Tile::M;
+    column = in_band / height * Tile::N;
+}
+
+// Fills the stages. Each thread loads the same piece of several rows.
+//
+// The left side is a class with `Row`, what is to be known about a row; `Row row(u32 m)`; `void enter(u32 segment)`; and
+// `const T* channels(const Row&)`, the row's channels in that segment, or null for zeros.
+template <class T, class Tile, class Left> struct Loader {
+    static constexpr u32 STRIDE = THREADS / PIECES, ROWS = Tile::M / STRIDE, WEIGHTS = divide_up(Tile::N, STRIDE);
+
+    Left left;
+    typename Left::Row rows[ROWS];
+    const T* sources[ROWS];
+    const T* weights;
+    u32 depth, inputs, segments, segment, channel;
+};
+
+// How a product is laid out: weights of `depth` values per column, of which `segments` segments are used.
+struct Product {
+    const void* weights;
+    u32 rows, columns, inputs, segments, depth;
+};
+
+template <class T, class Tile, class Left> DEVICE void find_sources(Loader<T, Tile, Left>& own) {
+    own.left.enter(own.segment);
+#pragma unroll
+    for (u32 i = 0; i < own.ROWS; ++i) own.sources[i] = own.left.channels(own.rows[i]);
+}
+
+// Starts at a row and a column.
+template <class T, class Tile, class Left>
+DEVICE void start(Loader<T, Tile, Left>& own, const Product& product, u32 row, u32 column) {
+    const u32 first = thread() / PIECES, piece = thread() % PIECES;
+    own.depth = product.depth;
+    own.inputs = product.inputs;
+    own.segments = product.segments;
+    own.segment = own.channel = 0;
+    own.weights = static_cast<const T*>(product.weights) + u64(column + first) * product.depth + piece * PER_16_BYTES<T>;
+#pragma unroll
+    for (u32 i = 0; i < own.ROWS; ++i) own.rows[i] = own.left.row(row + first + i * own.STRIDE);
+    find_sources(own);
+}
+
+// Loads the next step. Channels whose bytes are no multiple of 16 go one by one.
+template <bool ALIGNED, class T, class Tile, class Left>
+DEVICE void load(Loader<T, Tile, Left>& own, T* left, T* right) {
+    constexpr u32 N = PER_16_BYTES<T>;
+    const u32 row = thread() / PIECES, piece = thread() % PIECES, channel = own.channel + piece * N;
+#pragma unroll
+    for (u32 i = 0; i < own.ROWS; ++i) {
+        T* to = left + place<T>(row + i * own.STRIDE, piece);
+        const T* from = own.sources[i] + channel;
+        if (ALIGNED) {
+            const bool inside = own.sources[i] && channel < own.inputs;
+            copy_async(to, inside ? from : own.weights, inside);
+        } else {
+            Vector<T, N> values;
+#pragma unroll
+            for (u32 j = 0; j < N; ++j)
+                values.values[j] = own.sources[i] && channel + j < own.inputs ? from[j] : from_float<T>(0.0f);
+            *reinterpret_cast<Vector<T, N>*>(to) = values;
+        }
+    }
+#pragma unroll
+    for (u32 i = 0; i < own.WEIGHTS; ++i)
+        if (Tile::N % own.STRIDE == 0 || row < Tile::N)
+            copy_async(right + place<T>(row + i * own.STRIDE, piece), own.weights + u64(i * own.STRIDE) * own.depth);
+    own.weights += STEP<T>;
+    own.channel += STEP<T>;
+    if (own.channel < own.inputs) return;
+    own.channel = 0;
+    if (++own.segment < own.segments) find_sources(own);
+}
+
+// The sums of one thread, for the tensor cores: fragments of 16 rows and 8 columns.
+template <class T, class Tile> struct Sums {
+    static constexpr u32 M = Tile::WARP_M / 16, N = Tile::WARP_N / 8;
+    float values[M][N][4];
+};
+
+// For FMA: every THREADS_M-th row and THREADS_N-th column.
+template <class Tile> struct Sums<float, Tile> {
+    static constexpr u32 M = Tile::M / Tile::THREADS_M, N = Tile::N / Tile::THREADS_N;
+    float values[M][N];
+};
+
+template <class Tile> DEVICE void clear(Sums<float, Tile>& sums) {
+    for (auto& row : sums.values)
+        for (float& value : row) value = 0;
+}
+template <class T, class Tile> DEVICE void clear(Sums<T, Tile>& sums) {
+    for (auto& row : sums.values)
+        for (auto& fragment : row)
+            for (float& value : fragment) value = 0;
+}
+
+// Adds the product of a stage.
+template <class Tile> DEVICE void accumulate(Sums<float, Tile>& sums, const float* left, const float* right) {
+    constexpr u32 M = Sums<float, Tile>::M, N = Sums<float, Tile>::N;
+    const u32 row = thread() / Tile::THREADS_N, column = thread() % Tile::THREADS_N;
+#pragma unroll 2
+    for (u32 piece = 0; piece < PIECES; ++piece) {
+        Vector<float, 4> a[M];
+#pragma unroll
+        for (u32 m = 0; m < M; ++m)
+            a[m] = *reinterpret_cast<const Vector<float, 4>*>(left + place<float>(row + m * Tile::THREADS_M, piece));
+#pragma unroll
+        for (u32 n = 0; n < N; ++n) {
+            const auto b =
+                *reinterpret_cast<const Vector<float, 4>*>(right + place<float>(column + n * Tile::THREADS_N, piece));
+#pragma unroll
+            for (u32 m = 0; m < M; ++m)
+#pragma unroll
+                for (u32 k = 0; k < 4; ++k) sums.values[m][n] += a[m].values[k] * b.values[k];
+        }
+    }
+}
+
+template <class T, class Tile> DEVICE void accumulate(Sums<T, Tile>& sums, const T* left, const T* right) {
+    constexpr u32 M = Sums<T, Tile>::M, N = Sums<T, Tile>::N;
+    // Lanes 0..16 name the rows of a fragment at one piece, the others at the next (PTX manual, ldmatrix and m16n8k16).
+    const u32 row = warp() / Tile::WARPS_N * Tile::WARP_M + lane() % 16, next = lane() / 16;
+    // Two fragments of columns at once: lanes 0..8, 8..16 name the pieces of one, the others those of the other.
+    const u32 column = warp() % Tile::WARPS_N * Tile::WARP_N + lane() / 16 * 8 + lane() % 8, half = lane() / 8 % 2;
+#pragma unroll
+    for (u32 piece = 0; piece < PIECES; piece += 2) {
+        u32 a[M][4];
+#pragma unroll
+        for (u32 m = 0; m < M; ++m) load_matrix(a[m], left + place<T>(row + 16 * m, piece + next));
+#pragma unroll
+        for (u32 n = 0; n < N; n += 2) {
+            u32 b[4];
+            load_matrix(b, right + place<T>(column + 8 * n, piece + half));
+#pragma unroll
+            for (u32 m = 0; m < M; ++m) {
+                multiply_add<T>(sums.values[m][n], a[m], b[0], b[1]);
+                multiply_add<T>(sums.values[m][n + 1], a[m], b[2], b[3]);
+            }
+        }
+    }
+}
+
+// Gives the sums to result.store(row, column, values of neighbouring columns).
+template <class Tile, class Result>
+DEVICE void finish(Sums<float, Tile>& sums, Shared<float, Tile>&, const Result& result, u32 row, u32 column) {
+    constexpr u32 M = Sums<float, Tile>::M, N = Sums<float, Tile>::N;
+    row += thread() / Tile::THREADS_N;
+    column += thread() % Tile::THREADS_N;
+#pragma unroll
+    for (u32 m = 0; m < M; ++m)
+#pragma unroll
+        for (u32 n = 0; n < N; ++n) {
+            Vector<float, 1> value{{sums.values[m][n]}};
+            result.store(row + m * Tile::THREADS_M, column + n * Tile::THREADS_N, value);
+        }
+}
+
+template <class T, class Tile, class Result>
+DEVICE void finish(Sums<T, Tile>& sums, Shared<T, Tile>& shared, const Result& result, u32 row, u32 column) {
+    constexpr u32 M = Sums<T, Tile>::M, N = Sums<T, Tile>::N;
+    constexpr u32 CHUNKS = Tile::WARP_N / 8;
+    float* slab = shared.slabs[warp()];
+    row += warp() / Tile::WARPS_N * Tile::WARP_M;
+    column += warp() % Tile::WARPS_N * Tile::WARP_N;
+    block_barrier();
+#pragma unroll
+    for (u32 m = 0; m < M; ++m) {
+        float* to = slab + lane() / 4 * Tile::PITCH + lane() % 4 * 2;
+#pragma unroll
+        for (u32 n = 0; n < N; ++n)
+#pragma unroll
+            for (u32 half = 0; half < 2; ++half) {
+                const Vector<float, 2> pair{{sums.values[m][n][2 * half], sums.values[m][n][2 * half + 1]}};
+                *reinterpret_cast<Vector<float, 2>*>(to + half * 8 * Tile::PITCH + 8 * n) = pair;
+            }
+        warp_barrier();
+#pragma unroll
+        for (u32 i = lane(); i < 16 * CHUNKS; i += WARP) {
+            const u32 r = i / CHUNKS, c = i % CHUNKS * 8;
+            auto values = *reinterpret_cast<const Vector<float, 8>*>(slab + r * Tile::PITCH + c);
+            result.store(row + 16 * m + r, column + c, values);
+        }
+        warp_barrier();
+    }
+}
+
+// A tile of the product.
+template <class T, class Tile, bool ALIGNED, class Left, class Result>
+DEVICE void multiply(const Left& left, const Product& product, const Result& result) {
+    auto& shared = shared_memory<Shared<T, Tile>>();
+    u32 row, column;
+    find_tile<Tile>(product.rows, product.columns, row, column);
+    Loader<T, Tile, Left> loader;
+    loader.left = left;
+    start(loader, product, row, column);
+    Sums<T, Tile> sums;
+    clear(sums);
+
+    const u32 steps = product.segments * divide_up(product.inputs, STEP<T>);
+    constexpr u32 AHEAD = Tile::STAGES - 1;
+    u32 loaded = 0, stage = 0, next = AHEAD;
+#pragma unroll 1
+    for (; loaded < AHEAD; ++loaded) {
+        if (loaded < steps) load<ALIGNED>(loader, shared.stages[loaded].left, shared.stages[loaded].right);
+        copy_async_commit();
+    }
+#pragma unroll 1
+    for (u32 step = 0; step < steps; ++step, ++loaded) {
+        copy_async_wait<AHEAD - 1>();
+        // Everybody's copies have landed, and nobody reads the stage before this one any more.
+        block_barrier();
+        if (loaded < steps) load<ALIGNED>(loader, shared.stages[next].left, shared.stages[next].right);
+        copy_async_commit();
+        accumulate(sums, shared.stages[stage].left, shared.stages[stage].right);
+        stage = stage + 1 == Tile::STAGES ? 0 : stage + 1;
+        next = next + 1 == Tile::STAGES ? 0 : next + 1;
+    }
+    copy_async_wait<0>();
+    finish(sums, shared, result, row, column);
+}
+
+// N neighbouring values as f32; stores N as T.
+template <class T, int N> DEVICE Vector<float, N> read(const T* from) {
+    const auto stored = *reinterpret_cast<const Vector<T, N>*>(from);
+    Vector<float, N> values;
+#pragma unroll
+    for (int i = 0; i < N; ++i) values.values[i] = to_float(stored.values[i]);
+    return values;
+}
+template <class T, int N> DEVICE void write(T* to, const Vector<float, N>& values) {
+    Vector<T, N> stored;
+#pragma unroll
+    for (int i = 0; i < N; ++i) stored.values[i] = from_float<T>(values.values[i]);
+    *reinterpret_cast<Vector<T, N>*>(to) = stored;
+}
+
+}
