@@ -77,11 +77,11 @@ DEVICE Words philox(u64 low, u64 high, u64 seed) {
 
 // Two normal values of two words by Box and Muller's method, in f64 as on the host.
 DEVICE void normal_pair(float* out, u32 a, u32 b) {
-    constexpr double UNIT = 1.0 / 4294967296.0, TAU = 6.283185307179586;
+    constexpr double UNIT = 1.0 / 4294967296.0;
     // (0, 1] and [0, 1): the logarithm stays finite.
     const double radius = sqrt(-2.0 * log((double(a) + 1.0) * UNIT));
     double sine, cosine;
-    sincos(TAU * double(b) * UNIT, &sine, &cosine);
+    sincospi(2 * UNIT * double(b), &sine, &cosine);
     out[0] = float(radius * cosine);
     out[1] = float(radius * sine);
 }

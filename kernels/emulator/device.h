@@ -118,6 +118,12 @@ template <class T> inline u32 pack(float low, float high) {
     return u32(from_float<T>(low).bits) | u32(from_float<T>(high).bits) << 16;
 }
 
+// Of pi x. CUDA's own, which needs no reduction of large arguments, and so no memory for one.
+DEVICE void sincospi(double x, double* sine, double* cosine) {
+    *sine = std::sin(M_PI * x);
+    *cosine = std::cos(M_PI * x);
+}
+
 DEVICE float exp2_fast(float x) { return exp2f(x); }
 
 DEVICE void copy_async(void* shared, const void* global, bool valid = true) {
