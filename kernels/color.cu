@@ -53,8 +53,8 @@ struct BlurArgs {
     u32 height, width, dilation;
 };
 
-// Adds what the threads of a block bring; the first thread has the sum. In f64, with which the variance of an almost flat
-// plane survives the subtraction of the squared mean.
+// Adds what the threads of a block bring; the first thread has the sum. In f64, with which the variance of an almost
+// flat plane survives the subtraction of the squared mean.
 DEVICE Moments block_sum(const Moments& own) {
     BlockMoments& shared = shared_memory<BlockMoments>();
     shared.threads[thread()] = own;
@@ -136,8 +136,8 @@ KERNEL(apply_change, THREADS, NoShared, ApplyArgs) {
     store_some(args.out + plane + first, v, count, aligned);
 }
 
-// The kernel 1-2-1 / 4 along rows and along columns, `dilation` apart, edges replicated: of `low`, or of `low - minus`. The
-// last blur adds `plus` and clamps.
+// The kernel 1-2-1 / 4 along rows and along columns, `dilation` apart, edges replicated: of `low`, or of `low - minus`.
+// The last blur adds `plus` and clamps.
 KERNEL(blur, THREADS, NoShared, BlurArgs) {
     const u32 x = block_x() * THREADS + thread(), y = block_y();
     if (x >= args.width) return;

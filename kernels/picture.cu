@@ -126,7 +126,8 @@ template <class T> DEVICE void pixel_unshuffle(const UnshuffleArgs& args) {
     store(static_cast<T*>(args.map) + (u64(y) * args.width + x) * CHANNELS + channel, values);
 }
 
-// Space-to-depth of four pictures by 4x8x8, channel c * 256 + dt * 64 + dy * 8 + dx, then the latent, through a soft clamp.
+// Space-to-depth of four pictures by 4x8x8, channel c * 256 + dt * 64 + dy * 8 + dx, then the latent, all through a
+// soft clamp.
 template <class T> DEVICE void decoder_input(const DecoderInputArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>, SIDE = 8, DEPTH = 3 * 4 * SIDE * SIDE, LATENT = 16, CHANNELS = DEPTH + LATENT;
     const u32 piece = block_x() * THREADS + thread();

@@ -38,8 +38,8 @@ struct Position {
     u32 frame, row, col;
 };
 
-// Where the token at `index` in window order lies: windows of 2 frames x 8 rows x 8 columns, ordered by (frame pair, window
-// row, window column), tokens inside by (frame, row, column).
+// Where the token at `index` in window order lies: windows of 2 frames x 8 rows x 8 columns, ordered by (frame pair,
+// window row, window column), tokens inside by (frame, row, column).
 DEVICE Position position(u32 index, u32 rows, u32 cols) {
     const u32 window = index / (2 * AREA), token = index % (2 * AREA);
     const u32 window_cols = cols / SIDE, windows = rows / SIDE * window_cols;

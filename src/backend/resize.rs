@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Bicubic resizing with the arithmetic of Pillow (`Resample.c`): weights in fixed point, the horizontal pass first, each pass
-//! rounded to the depth of the picture. The same for 16 bits, with sums of 64.
+//! Bicubic resizing with the arithmetic of Pillow (`Resample.c`): weights in fixed point, the horizontal pass first,
+//! each pass rounded to the depth of the picture. The same for 16 bits, with sums of 64.
 
 use super::Geometry;
 
@@ -68,7 +68,8 @@ fn fixed(weights: &[f64], taps: usize, kept: usize) -> Vec<i32> {
 /// Fractional bits of the weights: Pillow's, so that the sums of 8-bit samples fit 32 bits.
 pub(super) const BITS: u32 = 22;
 
-/// What is needed to resize frames under one [`Geometry`]: the weights of the columns and rows that the model frame shows.
+/// What is needed to resize frames under one [`Geometry`]: the weights of the columns and rows that the model frame
+/// shows.
 #[derive(Debug)]
 pub struct Resizer {
     pub(super) geometry: Geometry,
