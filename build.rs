@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Tells the plugin its version and release date, lists the prebuilt kernels for it to embed, and builds the kernels for the
-//! emulator where it is wanted.
+//! Tells the plugin its version and release date, lists the prebuilt kernels for it to embed, and builds the kernels
+//! for the emulator where it is wanted.
 
 fn main() {
     gst_plugin_version_helper::info();
@@ -35,8 +35,8 @@ mod prebuilt {
         bytes: usize,
     }
 
-    /// Writes the table of images that `src/backend/cuda/nvidia/images.rs` includes. Images of other sources than these are an
-    /// error. With the emulator, which does not need them, they are a warning: one works on kernels there.
+    /// Writes the table of images that `src/backend/cuda/nvidia/images.rs` includes. Images of other sources than these
+    /// are an error. With the emulator, which does not need them, they are a warning: one works on kernels there.
     pub fn list() {
         let (manifest, problem) = match manifest() {
             Ok(manifest) => {

@@ -132,7 +132,8 @@ def compile_one(job):
 def compile_all(names, jobs):
     """Images and usage by file and architecture."""
     # The longest sources first, so that no process is left with a long one at the end.
-    work = sorted(((name, arch) for name in names for arch in ARCHS), key=lambda job: -(KERNELS / job[0]).stat().st_size)
+    names = sorted(names, key=lambda name: -(KERNELS / name).stat().st_size)
+    work = [(name, arch) for name in names for arch in ARCHS]
     with concurrent.futures.ProcessPoolExecutor(max_workers=jobs) as pool:
         results = dict(zip(work, pool.map(compile_one, work)))
     faults = []
@@ -145,7 +146,7 @@ def compile_all(names, jobs):
                               f"stack frame of {used['stack']} bytes")
     if faults:
         raise Failure("\n".join(faults))
-    return {name: {arch: results[name, arch][:2] for arch in ARCHS} for name in names}
+    return {name: {arch: results[name, arch][:2] for arch in ARCHS} for name in sorted(names)}
 
 
 def sha256(data):
@@ -170,7 +171,8 @@ def manifest_of(files, images):
             for name, archs in images.items() for arch, (image, kernels) in archs.items()
         ],
     }, indent=1)
-    return re.sub(r'\{\s*("registers"[^}]*?)\s*\}', lambda match: "{" + re.sub(r"\s+", " ", match[1]) + "}", text) + "\n"
+    one_line = functools.partial(re.sub, r"\s+", " ")
+    return re.sub(r'\{\s*("registers"[^}]*?)\s*\}', lambda match: "{" + one_line(match[1]) + "}", text) + "\n"
 
 
 def unpacked(path):
@@ -221,7 +223,7 @@ def main():
     args = parser.parse_args()
     nvrtc()
     files = sources()
-    names = [f"{name.removesuffix('.cu')}.cu" for name in args.files] or [name for name in files if name.endswith(".cu")]
+    names = [f"{name.removesuffix('.cu')}.cu" for name in args.files] or [n for n in files if n.endswith(".cu")]
     if unknown := [name for name in names if name not in files]:
         raise Failure(f"no {', '.join(unknown)} in {KERNELS}")
     built = compile_all(names, args.jobs)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// A library in the place of NVIDIA's libcuda.so, for machines without a GPU: enough of the driver's interface to see that
-// ours is right. Device memory is the host's. Nothing asynchronous happens before it is waited for, so that a buffer that is
-// used again too early is seen. A kernel writes what it was launched with to the second pointer of its arguments.
+// A library in the place of NVIDIA's libcuda.so, for machines without a GPU: enough of the driver's interface to see
+// that ours is right. Device memory is the host's. Nothing asynchronous happens before it is waited for, so that a
+// buffer that is used again too early is seen. A kernel writes what it was launched with to the second pointer of its
+// arguments.
 //
 //   FAKE_FAIL=name=code     the function of this name fails; from 700 on, all functions do from then on
 //   FAKE_CAPABILITY=8.6     compute capability (default 9.0)
@@ -84,7 +85,7 @@ static void finish(void) {
 }
 
 int cuGetErrorName(int code, const char** name) {
-    *name = code == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : code == NOT_FOUND ? "CUDA_ERROR_NOT_FOUND" : "CUDA_ERROR_OTHER";
+    *name = code == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : "CUDA_ERROR_OTHER";
     return 0;
 }
 int cuGetErrorString(int code, const char** text) {
@@ -184,8 +185,8 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
     *(u32*)function = (u32)value;
     return 0;
 }
-int cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads_y, u32 threads_z, u32 shared, void* stream,
-                   void** parameters, void** extra) {
+int cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads_y, u32 threads_z, u32 shared,
+                   void* stream, void** parameters, void** extra) {
     TRY_BOUND;
     if (extra || !stream || threads_y != 1 || threads_z != 1) return INVALID_VALUE;
     if (shared > 49152 && shared > *(u32*)function) return INVALID_VALUE;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! [`Nvidia`] without a driver, and with a stand-in for one (`fake.c`) that shows what arrives there and fails on demand.
+//! [`Nvidia`] without a driver, and with a stand-in for one (`fake.c`) that shows what arrives there and fails on
+//! demand.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -38,8 +39,8 @@ fn fake() -> &'static PathBuf {
     })
 }
 
-/// Runs `body` in a process of its own that finds the stand-in, told by `env` how to behave: `test` is the test that calls
-/// this.
+/// Runs `body` in a process of its own that finds the stand-in, told by `env` how to behave: `test` is the test that
+/// calls this.
 fn with_fake(test: &str, env: &[(&str, &str)], body: fn()) {
     if std::env::var_os("FAKE_CUDA").is_some() {
         return body();

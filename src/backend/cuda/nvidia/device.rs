@@ -120,8 +120,8 @@ impl Device {
         self.capability
     }
 
-    /// Makes this thread's calls go to the device. Every call needs it, since other libraries of the process may have bound
-    /// another context to the thread; it costs some ten nanoseconds.
+    /// Makes this thread's calls go to the device. Every call needs it, since other libraries of the process may have
+    /// bound another context to the thread; it costs some ten nanoseconds.
     pub(super) fn bind(&self) -> Result<()> {
         // SAFETY: the context is retained as long as `self` lives.
         self.check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })
@@ -160,8 +160,8 @@ impl Device {
         let mut options = [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
         let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(LOG_BYTES - 1)];
         let mut module = ptr::null_mut();
-        // SAFETY: the image is an ELF file or ends with a zero, and the driver keeps nothing of it; it writes one pointer and
-        // at most LOG_BYTES - 1 bytes of text.
+        // SAFETY: the image is an ELF file or ends with a zero, and the driver keeps nothing of it; it writes one
+        // pointer and at most LOG_BYTES - 1 bytes of text.
         let code = unsafe {
             sys::cuModuleLoadDataEx(&mut module, bytes.as_ptr().cast(), 2, options.as_mut_ptr(), values.as_mut_ptr())
         };

@@ -39,7 +39,8 @@ fn words(code: CUresult) -> String {
 /// What the user can do about it, as the end of a sentence.
 fn cure(code: CUresult) -> &'static str {
     match code {
-        // "To continue using CUDA, the process must be terminated and relaunched": CUDA Driver API, section "Data types".
+        // "To continue using CUDA, the process must be terminated and relaunched": CUDA Driver API, section "Data
+        // types".
         CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
         | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
         | CUresult::CUDA_ERROR_ASSERT
@@ -54,7 +55,7 @@ fn cure(code: CUresult) -> &'static str {
         | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
         | CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => "; update NVIDIA's driver",
         CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => "; another process has it for itself",
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; end other programs that use the device",
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; end other programs to free some",
         _ => "",
     }
 }

@@ -25,9 +25,9 @@ const PTX: &str = "compute_80";
 /// The oldest compute capability that the kernels run on: Ampere.
 pub(super) const OLDEST: (u32, u32) = (8, 0);
 
-/// What a device of this compute capability runs best. Machine code runs on devices of the same major number and the same or
-/// a higher minor number; that of an architecture whose name ends in "a" runs on this one only (CUDA C++ Programming Guide,
-/// section "Binary Compatibility").
+/// What a device of this compute capability runs best. Machine code runs on devices of the same major number and the
+/// same or a higher minor number; that of an architecture whose name ends in "a" runs on this one only (CUDA C++
+/// Programming Guide, section "Binary Compatibility").
 fn arch(capability: (u32, u32)) -> &'static str {
     match capability {
         (8, 0..=5) => "sm_80",

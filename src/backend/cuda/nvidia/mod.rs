@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! NVIDIA's GPUs: CUDA's driver, which is opened at run time, and the kernels that this crate brings. A user needs the driver
-//! and nothing else of CUDA; without it, [`Nvidia::open`] says so.
+//! NVIDIA's GPUs: CUDA's driver, which is opened at run time, and the kernels that this crate brings. A user needs the
+//! driver and nothing else of CUDA; without it, [`Nvidia::open`] says so.
 
 mod device;
 mod fault;
@@ -34,7 +34,8 @@ impl Nvidia {
         Ok(device::count()?.unsigned_abs() as usize)
     }
 
-    /// The GPU of this number, as `nvidia-smi` counts unless `CUDA_VISIBLE_DEVICES` or `CUDA_DEVICE_ORDER` say otherwise.
+    /// The GPU of this number, as `nvidia-smi` counts unless `CUDA_VISIBLE_DEVICES` or `CUDA_DEVICE_ORDER` say
+    /// otherwise.
     ///
     /// # Errors
     /// [`Error::Device`] if there is no driver, no such GPU, or if it is too old.
@@ -52,8 +53,8 @@ impl Memory for Nvidia {
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.device.bind()?;
         let mut address = 0;
-        // SAFETY: the driver writes one address. It aligns memory to 256 bytes (CUDA C++ Programming Guide, section "Size and
-        // Alignment Requirement").
+        // SAFETY: the driver writes one address. It aligns memory to 256 bytes (CUDA C++ Programming Guide, section
+        // "Size and Alignment Requirement").
         match unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1)) } {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let available = self.bytes().map_or(0, |(free, _)| free);

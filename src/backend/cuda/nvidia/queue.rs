@@ -136,8 +136,8 @@ impl Queue for NvidiaQueue {
         }
         let function = self.device.function(kernel)?;
         let mut parameters: [*mut c_void; 1] = [ptr::from_ref(args).cast_mut().cast()];
-        // SAFETY: the kernel takes one parameter, which `Args` promises to be laid out as it is there, and which the driver
-        // copies before it returns.
+        // SAFETY: the kernel takes one parameter, which `Args` promises to be laid out as it is there, and which the
+        // driver copies before it returns.
         let code = unsafe {
             sys::cuLaunchKernel(
                 function,

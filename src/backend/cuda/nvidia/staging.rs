@@ -102,8 +102,8 @@ impl Drop for Event {
     }
 }
 
-/// Which bytes of a memory are in use, if they are taken and given back in the same order, round and round. `E` tells when a
-/// piece is given back.
+/// Which bytes of a memory are in use, if they are taken and given back in the same order, round and round. `E` tells
+/// when a piece is given back.
 pub(super) struct Ring<E> {
     len: usize,
     head: usize,
@@ -128,8 +128,8 @@ impl<E> Ring<E> {
         Self { len, head: 0, used: 0, pieces: VecDeque::new() }
     }
 
-    /// Finds room for `bytes`, at most half of the memory, once enough of the oldest pieces are given back. It is free until
-    /// [`Ring::hold`] says what to wait for.
+    /// Finds room for `bytes`, at most half of the memory, once enough of the oldest pieces are given back. It is free
+    /// until [`Ring::hold`] says what to wait for.
     pub(super) fn take(&mut self, bytes: usize, wait: impl Fn(&E) -> Result<()>) -> Result<Room> {
         let len = bytes.next_multiple_of(Self::ALIGNMENT);
         let gap = if self.head + len > self.len { self.len - self.head } else { 0 };
