@@ -155,12 +155,14 @@ template <class T> DEVICE void to_picture(const ToPictureArgs& args) {
     const u32 count = u32(min(args.area - first, u64(N)));
     float pixels[3 * N];
     load_some(pixels, static_cast<const T*>(args.map) + 3 * first, 3 * count, true);
+    const bool aligned = args.area % FLOATS == 0;
+    float* plane = args.picture + first;
 #pragma unroll
-    for (u32 c = 0; c < 3; ++c) {
+    for (u32 c = 0; c < 3; ++c, plane += args.area) {
         float values[N];
 #pragma unroll
         for (u32 i = 0; i < N; ++i) values[i] = pixels[3 * i + c] * 2.0f - 1.0f;
-        store_some(args.picture + c * args.area + first, values, count, args.area % FLOATS == 0);
+        store_some(plane, values, count, aligned);
     }
 }
 

@@ -82,6 +82,7 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
 #pragma unroll
     for (u32 i = 0; i < N / 2; ++i) turns[i] = turn_of(args, token, lane() * N % HEAD / 2 + i);
     const float* gamma = part == 0 ? args.norm_q : args.norm_k;
+#pragma unroll 1
     for (u32 col = lane() * N; col < dim; col += WARP * N) {
         auto v = *reinterpret_cast<const Piece*>(x + col);
         Vector<float, 4> scale[N / 4];
