@@ -90,7 +90,7 @@ template <class T> DEVICE void linear_odd(const LinearArgs& args) { linear<T, Mi
 
 }
 
-KERNELS(linear_wide, THREADS, WideShared, LinearArgs)
-KERNELS(linear_middle, THREADS, MiddleShared, LinearArgs)
-KERNELS(linear_narrow, THREADS, NarrowShared, LinearArgs)
-KERNELS(linear_odd, THREADS, MiddleShared, LinearArgs)
+KERNELS_RESIDENT(linear_wide, THREADS, BLOCKS, WideShared, LinearArgs)
+KERNELS_RESIDENT(linear_middle, THREADS, BLOCKS, MiddleShared, LinearArgs)
+KERNELS_RESIDENT(linear_narrow, THREADS, BLOCKS, NarrowShared, LinearArgs)
+KERNELS_RESIDENT(linear_odd, THREADS, BLOCKS, MiddleShared, LinearArgs)

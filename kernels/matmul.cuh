@@ -18,6 +18,8 @@ namespace {
 
 constexpr u32 THREADS = 256;
 constexpr u32 WARPS = THREADS / WARP;
+// On a multiprocessor: while one waits at its barrier, the other multiplies.
+template <class T> constexpr u32 BLOCKS = sizeof(T) == 2 ? 2 : 1;
 constexpr u32 PIECES = 4;
 template <class T> constexpr u32 STEP = PIECES * PER_16_BYTES<T>;
 
