@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Convolutions as products over taps read in place: the left side's rows are the pixels of a map, its segments the taps of
-// one input map after the other. block_z is an output step of the convolution over time, or a phase of an upsampling.
+// Convolutions as products over taps read in place: the left side's rows are the pixels of a map, its segments the taps
+// of one input map after the other. block_z is an output step of a convolution over time, or a phase of an upsampling.
 
 #include "matmul.cuh"
 
@@ -40,12 +40,12 @@ template <class T> struct Taps {
     // Of the tap, from the pixel.
     i32 dy, dx;
 
-    Row row(u32 m) const {
+    METHOD Row row(u32 m) const {
         if (m >= args->height * args->width) return {-0x10000000, 0};
         return {i32(m / args->width), i32(m % args->width)};
     }
 
-    void enter(u32 segment) {
+    METHOD void enter(u32 segment) {
         const u32 taps = args->side * args->side, tap = segment % taps;
         const u32 phase = args->phases ? block_z() : 0, first = args->over_time ? 2 * block_z() : 0;
         map = static_cast<const T*>(args->maps[first + segment / taps]);
@@ -53,7 +53,7 @@ template <class T> struct Taps {
         dx = i32(tap % args->side + phase % 2) - 1;
     }
 
-    const T* channels(Row row) const {
+    METHOD const T* channels(Row row) const {
         i32 y = row.y + dy, x = row.x + dx;
         if (args->replicate) {
             y = clamp(y, 0, i32(args->height) - 1);
@@ -67,12 +67,13 @@ template <class T> struct Taps {
 template <class T> struct ConvResult {
     const ConvArgs& args;
 
-    template <int N> void store_some(u32 row, u32 column, const Vector<float, N>& sums) const {
+    template <int N> METHOD void store_some(u32 row, u32 column, const Vector<float, N>& sums) const {
         auto y = sums;
         u64 pixel = row;
         u32 out = args.over_time ? block_z() : 0, channel = column;
         if (args.phases) {
-            pixel = (2 * u64(row / args.width) + block_z() / 2) * (2 * args.width) + 2 * (row % args.width) + block_z() % 2;
+            const u64 y = 2 * u64(row / args.width) + block_z() / 2;
+            pixel = y * (2 * args.width) + 2 * (row % args.width) + block_z() % 2;
             out = column / args.outputs;
             channel = column % args.outputs;
         }
@@ -93,7 +94,7 @@ template <class T> struct ConvResult {
         write(static_cast<T*>(args.outs[out]) + at, y);
     }
 
-    template <int N> void store(u32 row, u32 column, const Vector<float, N>& sums) const {
+    template <int N> METHOD void store(u32 row, u32 column, const Vector<float, N>& sums) const {
         if (row >= args.height * args.width) return;
         if (args.outputs % N == 0) {
             if (column < args.columns) store_some(row, column, sums);

@@ -4,6 +4,7 @@
 #pragma once
 
 #define DEVICE __device__ __forceinline__
+#define METHOD __device__ __forceinline__
 
 #define KERNEL(name, threads, Shared, Args)                                                             \
     static_assert(sizeof(Args) <= 4096, "arguments of " #name);                                         \

@@ -8,6 +8,7 @@
 //   KERNELS(name, threads, Shared, Args)  the same, for the storage types float, bf16 and f16, as templates of the type
 //   KERNEL_RESIDENT, KERNELS_RESIDENT     the same with, after the threads, the blocks that a multiprocessor shall hold at
 //                                         once: the compiler keeps registers to that (for KERNELS_, as blocks<T>)
+//   DEVICE, METHOD                        what stands before a function of a kernel, and before a member of a struct
 //   thread(), block_x/y/z()               where we are
 //   block_barrier(), warp_barrier()       all threads of the block, of the warp
 //   shared_memory<Shared>()               the block's shared memory

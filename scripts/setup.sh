@@ -14,6 +14,9 @@ packages=(
     gstreamer1.0-plugins-ugly gstreamer1.0-libav
 )
 
+# The compiler of the kernels comes as a Python wheel. Distributions ship Python without what makes a place for it.
+python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+
 say() { printf 'setup: %s\n' "$*" >&2; }
 
 as_root() {

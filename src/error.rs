@@ -54,6 +54,14 @@ pub enum Error {
         /// Bytes that there are.
         available: u64,
     },
+    /// A device cannot be used, or has failed.
+    #[error("{device}: {reason}")]
+    Device {
+        /// The device's name and number ("NVIDIA H200 (cuda:0)").
+        device: String,
+        /// What happened, what the driver says, and the cure.
+        reason: String,
+    },
     /// Inference was interrupted by a flush or a state change; nothing is wrong.
     #[error("interrupted")]
     Cancelled,

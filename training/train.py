@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: MPL-2.0
 """Train the small bundled model on procedural clips.
 
-    python train.py OUT --clips FOLDER [--start FOLDER | closed form] [--minutes 60 | --until 09:30 | --steps 5000]
+    python train.py OUT [--clips FOLDER] [--start FOLDER | closed form] [--minutes 60 | --until 09:30 | --steps 5000]
 
-OUT receives `train.log`, `state.pt` (for resuming: run the same command again), `latest/` and `best/` (exported
+Without a folder of clips it makes its own in OUT/clips, for as long as it trains. OUT receives `train.log`, `state.pt` (for resuming: run the same command again), `latest/` and `best/` (exported
 models in float16). The learning rate and the mix of training pictures follow the progress from 0 to 1, which is
 re-planned at every step from the measured speed, so that it reaches 1 at the deadline whatever else the machine does;
 write a new time such as 09:10 into OUT/until to move the deadline of a running training.
 """
 
 import argparse
+import atexit
 import copy
 import glob
 import math
 import os
 import queue
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -41,6 +44,21 @@ BATCHES = {
     "long": (0.25, 128, 1, [[6, 2], [4, 2, 2], [2, 2, 2, 2]]),
     "large": (0.10, 256, 1, [[4], [2, 2]]),
 }
+
+
+# Sides of the clips that a training makes itself, how many worlds of each, and the number of the first.
+WORLDS = ((192, 400, 0), (256, 80, 500))
+
+
+def make_clips(folder):
+    """Fills a folder with clips in the background, until this process ends, and waits for the first ones."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "clips.py")
+    for size, worlds, first in WORLDS:
+        options = ["--size", size, "--worlds", worlds, "--first", first]
+        maker = subprocess.Popen([sys.executable, script, folder, *map(str, options)], preexec_fn=lambda: os.nice(10))
+        atexit.register(maker.terminate)
+    while len(glob.glob(f"{folder}/?????.npy")) < 8:
+        time.sleep(1)
 
 
 def clock(text):
@@ -226,6 +244,9 @@ class Training:
         os.makedirs(args.out, exist_ok=True)
         self.log_file = open(f"{args.out}/train.log", "a", encoding="utf-8")
         torch.manual_seed(args.seed)
+        if not args.clips:
+            args.clips = f"{args.out}/clips"
+            make_clips(args.clips)
         self.loader = Loader(args.clips, args.workers)
         self.pool = ThreadPoolExecutor(args.workers)
         deadline = clock(args.until) if args.until else time.time() + 60 * args.minutes
@@ -368,7 +389,7 @@ class Training:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
-    parser.add_argument("--clips", required=True, help="folder made by clips.py")
+    parser.add_argument("--clips", help="folder made by clips.py (default: OUT/clips, which is filled on the way)")
     parser.add_argument("--start", help="model folder to start from (default: closed form)")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--until", help="deadline as HH:MM instead of --minutes")

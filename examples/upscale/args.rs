@@ -70,9 +70,13 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// Device: "auto" or "cpu"
+    /// Device: "auto", "cpu", "cuda" or "cuda:N"
     #[arg(long, default_value = "auto")]
     pub device: String,
+
+    /// How a GPU stores and multiplies
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    pub precision: Precision,
 
     /// Threads for the model; 0 for one per core
     #[arg(long, default_value_t = 0)]
@@ -86,6 +90,19 @@ pub enum Codec {
     H264,
     /// H.265 with x265
     H265,
+}
+
+/// How a GPU stores and multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// bf16 on a GPU, f32 on the CPU
+    Auto,
+    /// 16 bits with the range of 32
+    Bf16,
+    /// 16 bits with finer steps and a smaller range
+    F16,
+    /// 32 bits, slow on a GPU
+    F32,
 }
 
 /// Length of the first window.

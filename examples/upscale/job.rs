@@ -227,6 +227,7 @@ fn upscaler(args: &Args, model: &Path) -> Result<gst::Element> {
     upscaler.set_property("seed", args.seed);
     upscaler.set_property("threads", args.threads);
     upscaler.set_property("device", &args.device);
+    upscaler.set_property_from_str("precision", &nick(args.precision));
     upscaler.set_property_from_str("startup", &nick(args.startup));
     upscaler.set_property_from_str("color-fix", &nick(args.color_fix));
     upscaler.set_property_from_str("size-policy", &nick(args.size_policy));

@@ -13,6 +13,7 @@
 #include "scheduler.h"
 
 #define DEVICE static inline __attribute__((always_inline, unused))
+#define METHOD inline __attribute__((always_inline))
 #define __restrict__ __restrict
 
 #define KERNEL(name, threads, Shared, Args)                                                             \

@@ -9,10 +9,12 @@ mod grid;
 pub mod noise;
 mod picture;
 pub mod plan;
+mod resize;
 mod rope;
 
 pub use grid::{GROUP_FRAMES, Grid, WINDOW_SIDE, WINDOW_TOKENS};
 pub use picture::{Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy, WINDOW_PIXELS};
+pub use resize::Resizer;
 pub use rope::{HEAD_DIM, Rope};
 
 use crate::error::Result;

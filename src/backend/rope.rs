@@ -40,4 +40,14 @@ impl Rope {
         let [time, rows, cols] = &self.axes;
         time[frame].iter().chain(&rows[row]).chain(&cols[col]).copied()
     }
+
+    /// Frames, rows and columns that the tables cover.
+    pub fn positions(&self) -> [usize; 3] {
+        self.axes.each_ref().map(Vec::len)
+    }
+
+    /// All (cos, sin) pairs: of each frame 22, then of each row 21, then of each column 21.
+    pub fn table(&self) -> impl Iterator<Item = (f32, f32)> + '_ {
+        self.axes.iter().flatten().flatten().copied()
+    }
 }

@@ -47,6 +47,7 @@ impl Failure {
             }
             Failure::Upscaler(Error::Settings(_)) => gst::error_msg!(gst::ResourceError::Settings, ("{}", text)),
             Failure::Upscaler(Error::NoSpace { .. }) => gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("{}", text)),
+            Failure::Upscaler(Error::Device { .. }) => gst::error_msg!(gst::ResourceError::Failed, ("{}", text)),
             Failure::Upscaler(Error::Compute(_)) => gst::error_msg!(gst::LibraryError::Failed, ("{}", text)),
             Failure::Map(_) => gst::error_msg!(gst::StreamError::Format, ("{}", text)),
             Failure::Upscaler(Error::Cancelled) | Failure::Flow(_) => return None,

@@ -121,8 +121,10 @@ impl BaseTransformImpl for FlashVsr {
         let model = self.open_model().map_err(|failure| {
             failure.message().unwrap_or_else(|| gst::error_msg!(gst::CoreError::StateChange, ("{}", failure)))
         })?;
-        gst::info!(CAT, imp = self, "model loaded on {}", model.device());
-        *self.stats.lock() = Stats { device: Some(model.device()), ..Stats::default() };
+        let (device, precision, reason) = (model.device(), model.precision(), model.reason());
+        gst::info!(CAT, imp = self, "the model runs on {device} in {precision} ({reason})");
+        *self.stats.lock() =
+            Stats { device: Some(device), device_reason: Some(reason), precision: Some(precision), ..Stats::default() };
         *self.state.lock() = State { model: Some(model), session: None };
         self.latency.store(0, Ordering::Release);
         self.stopping.store(false, Ordering::SeqCst);

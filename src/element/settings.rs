@@ -84,6 +84,35 @@ enumeration! {
     }
 }
 
+/// How a GPU stores and multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstFlashVsrPrecision")]
+pub enum Precision {
+    /// What suits the device.
+    #[enum_value(name = "What suits the device: bf16 on a GPU, f32 on the CPU", nick = "auto")]
+    Auto,
+    /// Brain float.
+    #[enum_value(name = "16 bits with the range of 32, as the model was trained (GPU)", nick = "bf16")]
+    Bf16,
+    /// IEEE half.
+    #[enum_value(name = "16 bits with finer steps and a smaller range (GPU)", nick = "f16")]
+    F16,
+    /// IEEE single.
+    #[enum_value(name = "32 bits without tensor cores: exact and slow", nick = "f32")]
+    F32,
+}
+
+impl From<Precision> for Option<upscaler::Precision> {
+    fn from(value: Precision) -> Self {
+        match value {
+            Precision::Auto => None,
+            Precision::Bf16 => Some(upscaler::Precision::Bf16),
+            Precision::F16 => Some(upscaler::Precision::F16),
+            Precision::F32 => Some(upscaler::Precision::F32),
+        }
+    }
+}
+
 /// The values of the properties.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -109,6 +138,8 @@ pub struct Settings {
     pub color_fix: ColorFix,
     /// The device.
     pub device: String,
+    /// How a GPU stores and multiplies.
+    pub precision: Precision,
     /// Threads of the CPU.
     pub threads: u32,
 }
@@ -128,6 +159,7 @@ impl Default for Settings {
             seed: options.seed,
             color_fix: ColorFix::Adain,
             device: String::from("auto"),
+            precision: Precision::Auto,
             threads: 0,
         }
     }
@@ -148,6 +180,7 @@ impl Settings {
             path: path.into(),
             version: self.version.into(),
             device: self.device.clone(),
+            precision: self.precision.into(),
             threads: self.threads as usize,
         }
     }
@@ -183,6 +216,7 @@ impl Settings {
                 Ok(device) => self.device = device.unwrap_or_else(|| Self::default().device),
                 Err(_) => debug_assert!(false, "type of device"),
             },
+            "precision" => assign(&mut self.precision, value),
             "threads" => assign(&mut self.threads, value),
             _ => debug_assert!(false, "property {name} is not ours"),
         }
@@ -202,6 +236,7 @@ impl Settings {
             "seed" => self.seed.to_value(),
             "color-fix" => self.color_fix.to_value(),
             "device" => self.device.to_value(),
+            "precision" => self.precision.to_value(),
             "threads" => self.threads.to_value(),
             _ => return None,
         })
@@ -288,8 +323,16 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecString::builder("device")
             .nick("Device")
-            .blurb("Where the model runs: auto or cpu")
+            .blurb(
+                "Where the model runs: cpu, cuda or cuda:N, or auto, which is what the environment variable FLASHVSR_DEVICE \
+                 says, else the first GPU, else the CPU",
+            )
             .default_value(Some(default.device.as_str()))
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder_with_default("precision", default.precision)
+            .nick("Precision")
+            .blurb("How a GPU stores and multiplies")
             .mutable_ready()
             .build(),
         glib::ParamSpecUInt::builder("threads")
@@ -303,7 +346,8 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .nick("Statistics")
             .blurb(
                 "frames-in, frames-out, frames-held, frames-replaced (the model failed and the resized input was shown), \
-                 windows (of the model), time-per-frame (nanoseconds), all guint64; device, model-size (string)",
+                 windows (of the model), time-per-frame (nanoseconds), all guint64; \
+                 device, device-reason, precision, model-size (string)",
             )
             .read_only()
             .build(),

@@ -23,6 +23,10 @@ pub struct Stats {
     pub busy: Duration,
     /// The device, in words.
     pub device: Option<String>,
+    /// Why it was chosen.
+    pub device_reason: Option<String>,
+    /// The number format of the model.
+    pub precision: Option<String>,
     /// Size at which the model runs.
     pub model_size: Option<Size>,
 }
@@ -39,6 +43,8 @@ impl Stats {
             .field("frames-replaced", self.replaced)
             .field("time-per-frame", nanoseconds.checked_div(self.frames_out).unwrap_or(0))
             .field_if_some("device", self.device.as_deref())
+            .field_if_some("device-reason", self.device_reason.as_deref())
+            .field_if_some("precision", self.precision.as_deref())
             .field_if_some("model-size", self.model_size.map(|size| size.to_string()))
             .build()
     }

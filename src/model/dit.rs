@@ -4,6 +4,8 @@
 
 use std::collections::VecDeque;
 
+use candle_core::Device;
+
 use super::checkpoint::Weights;
 use super::dit_block::{DitBlock, split_modulation};
 use super::{Cancel, Config};
@@ -109,13 +111,15 @@ impl<B: Backend> Dit<B> {
         let hidden = backend.linear(&prompt, &linear("text_embedding.0", dim, text_dim)?, Epilogue::Gelu)?;
         let context = backend.linear(&hidden, &linear("text_embedding.2", dim, dim)?, Epilogue::None)?;
 
-        let sinusoid = backend.rows(&sinusoid(config.freq_dim), 1, config.freq_dim)?;
-        let hidden = backend.linear(&sinusoid, &linear("time_embedding.0", dim, config.freq_dim)?, Epilogue::Silu)?;
-        let time_embedding = linear("time_embedding.2", dim, dim)?;
-        let t = backend.to_host(&backend.linear(&hidden, &time_embedding, Epilogue::None)?)?;
-        let hidden = backend.linear(&hidden, &time_embedding, Epilogue::Silu)?;
-        let t_mod = backend.linear(&hidden, &linear("time_projection.1", 6 * dim, dim)?, Epilogue::None)?;
-        let t_mod = backend.to_host(&t_mod)?.reshape((1, 6, dim))?;
+        // The time is one row, computed on the host, so that modulation is f32 whatever the backend stores.
+        let on_host = |x: &HostTensor, key: &str, outputs: usize, inputs: usize| -> Result<HostTensor> {
+            let weight = weights.get(&format!("{key}.weight"), &[outputs, inputs])?;
+            Ok(x.matmul(&weight.t()?)?.broadcast_add(&weights.get(&format!("{key}.bias"), &[outputs])?)?)
+        };
+        let sinusoid = HostTensor::from_vec(sinusoid(config.freq_dim), (1, config.freq_dim), &Device::Cpu)?;
+        let hidden = on_host(&sinusoid, "time_embedding.0", dim, config.freq_dim)?.silu()?;
+        let t = on_host(&hidden, "time_embedding.2", dim, dim)?;
+        let t_mod = on_host(&t.silu()?, "time_projection.1", 6 * dim, dim)?.reshape((1, 6, dim))?;
 
         let blocks = (0..config.layers)
             .map(|i| DitBlock::load(backend, weights, &format!("blocks.{i}."), &t_mod, &context, dim, config.ffn))

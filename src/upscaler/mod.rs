@@ -2,22 +2,26 @@
 
 //! One stream: frames in, frames out. [`open`] loads a model once per process; [`Model::stream`] starts a stream on it.
 
+mod device;
 mod engine;
 mod locate;
+mod on_cpu;
+pub mod on_cuda;
 mod plan;
 mod registry;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use crate::backend::cuda::Precision;
 pub use crate::backend::{ColorFix, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy};
 pub use crate::model::{Cancel, Version};
 pub use crate::stream::Startup;
 
 use crate::error::Result;
+pub use device::{DEVICE_VARIABLE, open};
 pub use locate::{Located, MODEL_VARIABLE, Origin, Places};
 pub use plan::{Plan, plan, weight_bytes};
-pub use registry::open;
 
 /// Which model to load, and where it is to run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,10 +30,20 @@ pub struct ModelSpec {
     pub path: PathBuf,
     /// Generation of the LQ projection.
     pub version: Version,
-    /// The device: `auto` or `cpu`.
+    /// The device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is what [`DEVICE_VARIABLE`] says, else the first GPU, else the CPU.
     pub device: String,
+    /// How a GPU stores and multiplies; `None` for what suits the device: bf16 on a GPU, f32 on the CPU, which has no other.
+    pub precision: Option<Precision>,
     /// Threads of the CPU backend; 0 for one per core.
     pub threads: usize,
+}
+
+impl ModelSpec {
+    /// The directory under one name: a checkpoint that has two is one checkpoint. A path that leads nowhere is reported by
+    /// the checkpoint's reader.
+    fn place(&self) -> PathBuf {
+        self.path.canonicalize().unwrap_or_else(|_| self.path.clone())
+    }
 }
 
 /// Parameters of one stream.
@@ -76,6 +90,12 @@ pub trait Model: Send + Sync {
 
     /// The device that runs it, in words ("CPU, 8 threads").
     fn device(&self) -> String;
+
+    /// The number format of its activations ("bf16").
+    fn precision(&self) -> String;
+
+    /// Why it runs there ("device=cuda:1", "the first GPU").
+    fn reason(&self) -> String;
 }
 
 /// Counters of a stream.

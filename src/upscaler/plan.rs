@@ -55,6 +55,11 @@ pub fn weight_bytes(config: &Config) -> Result<u64> {
     Ok(backend.ledger().weight_bytes())
 }
 
+/// Windows that fill the cache of keys and values.
+pub(super) fn kv_windows(options: &Options) -> u64 {
+    options.kv_ratio.clamp(1.0, 1e3) as u64
+}
+
 /// Plans a stream of a model of the sizes `config`.
 ///
 /// # Errors
@@ -65,7 +70,7 @@ pub fn plan(config: &Config, geometry: Geometry, options: Options) -> Result<Pla
     let network = counting_network(&backend, config)?;
     let weight_bytes = ledger.weight_bytes();
     ledger.restart();
-    let kv_windows = options.kv_ratio.clamp(1.0, 1e3) as u64;
+    let kv_windows = kv_windows(&options);
     let mut stream = Upscaler::new(backend.clone(), Arc::new(network), geometry, options, Cancel::default())?;
     let Size { width, height } = geometry.model;
     // The first window, and then until the cache is full.

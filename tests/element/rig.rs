@@ -23,7 +23,8 @@ pub fn init() {
     static READY: LazyLock<std::sync::Arc<dyn upscaler::Model>> = LazyLock::new(|| {
         gst::init().unwrap();
         gstflashvsr::register_static().unwrap();
-        let spec = ModelSpec { path: model(), version: Default::default(), device: "cpu".into(), threads: 0 };
+        let spec =
+            ModelSpec { path: model(), version: Default::default(), device: "cpu".into(), precision: None, threads: 0 };
         upscaler::open(&spec).unwrap()
     });
     LazyLock::force(&READY);

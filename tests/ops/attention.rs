@@ -4,7 +4,7 @@
 
 use gstflashvsr::backend::{Backend, DraftMask, Grid, KvGroup, Rope};
 
-use crate::reference::{Array, TOLERANCE, agrees, agrees_within, dot, softmax, window_order};
+use crate::reference::{Array, agrees, agrees_within, dot, softmax, tolerance, window_order};
 use crate::tokens::rms_normed;
 
 const HEAD: usize = 128;
@@ -212,7 +212,7 @@ fn attend(query: &[f64], k: &Array, v: &Array, keys: &[Vec<usize>], out: &mut Ve
 
 /// A score of f32 is off by units in its last place, and its probability by that share: more, the larger the scores.
 fn tolerance_of_scores(magnitude: f64) -> f64 {
-    TOLERANCE * (magnitude / 10.0).max(1.0)
+    tolerance() * (magnitude / 10.0).max(1.0)
 }
 
 /// Runs a draft mask and attention under it on random rows, the queries of deviation `magnitude`.

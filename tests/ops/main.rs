@@ -15,38 +15,91 @@ mod reference;
 mod tokens;
 
 use gstflashvsr::backend::cpu::CpuBackend;
-#[cfg(feature = "emulator")]
-use gstflashvsr::backend::cuda::{CudaBackend, Precision, emulator::Emulator};
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+use gstflashvsr::backend::cuda::{CudaBackend, Precision, driver::Driver};
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+use reference::Storage;
 
 /// The CPU backend, with a number of threads that divides few sizes.
 fn cpu() -> CpuBackend {
     CpuBackend::new(3).expect("the CPU backend")
 }
 
-/// The CUDA backend in f32 on an emulated GPU.
-#[cfg(feature = "emulator")]
-fn emulator() -> CudaBackend<Emulator> {
-    CudaBackend::new(Emulator::default().into(), Precision::F32).expect("the CUDA backend")
+/// The CUDA backend.
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+fn cuda<D: Driver>(driver: D, precision: Precision) -> CudaBackend<D> {
+    reference::store_as(match precision {
+        Precision::F32 => Storage::F32,
+        Precision::Bf16 => Storage::Bf16,
+        Precision::F16 => Storage::F16,
+    });
+    CudaBackend::new(driver.into(), precision).expect("the CUDA backend")
 }
 
-/// Makes a test of each check, which is generic over the backend.
+/// The CUDA backend on an emulated GPU.
+#[cfg(feature = "emulator")]
+fn emulator(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emulator::Emulator> {
+    cuda(Default::default(), precision)
+}
+
+/// The CUDA backend on the first GPU.
+#[cfg(feature = "gpu-tests")]
+fn gpu(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::nvidia::Nvidia> {
+    cuda(gstflashvsr::backend::cuda::nvidia::Nvidia::open(0).expect("a GPU"), precision)
+}
+
+/// Makes a test of each check in each precision of the CUDA backend, if `feature` is on.
+macro_rules! on_every_precision {
+    (
+        $feature:literal $module:ident $backend:ident
+        all { $($promise:ident: $check:path,)* } f32 { $($exact:ident: $exact_check:path,)* }
+    ) => {
+        #[cfg(feature = $feature)]
+        mod $module {
+            mod f32 {
+                use crate::{Precision, $backend};
+                $(#[test] fn $promise() { $check(&$backend(Precision::F32)) })*
+                $(#[test] fn $exact() { $exact_check(&$backend(Precision::F32)) })*
+            }
+
+            mod bf16 {
+                use crate::{Precision, $backend};
+                $(#[test] fn $promise() { $check(&$backend(Precision::Bf16)) })*
+            }
+
+            mod f16 {
+                use crate::{Precision, $backend};
+                $(#[test] fn $promise() { $check(&$backend(Precision::F16)) })*
+            }
+        }
+    };
+}
+
+/// Makes a test of each check, which is generic over the backend. Those marked `f32` are of what is f32 in every precision,
+/// pictures and masks, or of values that the 16-bit types cannot hold.
 macro_rules! on_every_backend {
-    ($($promise:ident: $check:path,)*) => {
+    (all { $($promise:ident: $check:path,)* } f32 { $($exact:ident: $exact_check:path,)* }) => {
         mod on_cpu {
             $(#[test] fn $promise() { $check(&super::cpu()) })*
+            $(#[test] fn $exact() { $exact_check(&super::cpu()) })*
         }
 
-        #[cfg(feature = "emulator")]
-        mod on_emulator {
-            $(#[test] fn $promise() { $check(&super::emulator()) })*
+        on_every_precision! {
+            "emulator" on_emulator emulator
+            all { $($promise: $check,)* } f32 { $($exact: $exact_check,)* }
+        }
+
+        on_every_precision! {
+            "gpu-tests" on_gpu gpu
+            all { $($promise: $check,)* } f32 { $($exact: $exact_check,)* }
         }
     };
 }
 
 on_every_backend! {
+    all {
     rows_maps_and_pictures_come_back: crate::tokens::round_trips,
     linear_has_every_epilogue: crate::tokens::linear,
-    linear_survives_large_values: crate::tokens::linear_of_large_values,
     linear_reads_maps_in_row_major_order: crate::tokens::linear_of_maps,
     layer_norm_scales_and_shifts: crate::tokens::layer_norm,
     rms_norm_spans_the_whole_row: crate::tokens::rms_norm,
@@ -54,8 +107,6 @@ on_every_backend! {
     denoise_undoes_the_patches: crate::tokens::denoise,
     noise_is_the_published_function: crate::tokens::noise,
     queries_and_keys_are_normed_and_rotated: crate::attention::qk_norm_rope,
-    draft_mask_keeps_the_strictly_largest: crate::attention::draft_mask,
-    draft_mask_drops_ties: crate::attention::draft_mask_ties,
     attention_reads_what_the_mask_allows: crate::attention::block_sparse_attention,
     attention_survives_large_scores: crate::attention::attention_of_large_scores,
     cross_attention_is_dense: crate::attention::cross_attention,
@@ -66,15 +117,21 @@ on_every_backend! {
     upsampling_grows_in_time: crate::convolution::upsample_conv,
     decoder_input_is_depth_then_latent: crate::decoder::decoder_input,
     maps_become_pictures: crate::decoder::to_picture,
-    nan_and_infinity_are_seen: crate::decoder::is_finite,
-    adain_moves_mean_and_deviation: crate::colour::adain,
-    wavelet_swaps_the_low_frequencies: crate::colour::wavelet,
-    no_colour_fix_changes_nothing: crate::colour::none,
-    pictures_add_up: crate::colour::sum,
-    eight_bit_frames_are_resized_as_in_pil: crate::frames::ingest_u8,
-    sixteen_bit_frames_are_resized_within_two_steps: crate::frames::ingest_u16,
-    padding_repeats_the_edge: crate::frames::ingest_pads_with_the_edge,
-    output_is_clamped_and_rounded: crate::frames::emit,
-    what_goes_in_comes_out: crate::frames::every_level_survives,
-    frames_that_do_not_fit_are_refused: crate::frames::short_frames_are_refused,
+    }
+    f32 {
+        linear_survives_large_values: crate::tokens::linear_of_large_values,
+        draft_mask_keeps_the_strictly_largest: crate::attention::draft_mask,
+        draft_mask_drops_ties: crate::attention::draft_mask_ties,
+        nan_and_infinity_are_seen: crate::decoder::is_finite,
+        adain_moves_mean_and_deviation: crate::colour::adain,
+        wavelet_swaps_the_low_frequencies: crate::colour::wavelet,
+        no_colour_fix_changes_nothing: crate::colour::none,
+        pictures_add_up: crate::colour::sum,
+        eight_bit_frames_are_resized_as_in_pil: crate::frames::ingest_u8,
+        sixteen_bit_frames_are_resized_within_two_steps: crate::frames::ingest_u16,
+        padding_repeats_the_edge: crate::frames::ingest_pads_with_the_edge,
+        output_is_clamped_and_rounded: crate::frames::emit,
+        what_goes_in_comes_out: crate::frames::every_level_survives,
+        frames_that_do_not_fit_are_refused: crate::frames::short_frames_are_refused,
+    }
 }

@@ -2,13 +2,60 @@
 
 //! Arrays in f64, and how a backend's results are held against them.
 
+use std::cell::Cell;
+
 use candle_core::{DType, Device, Tensor};
 use gstflashvsr::backend::{Backend, Grid, HostTensor};
 
 use crate::common::{tensor, uniform, unit_variance};
 
-/// Error allowed, relative to the largest expected value or 1: some tens of units in the last place of f32.
-pub const TOLERANCE: f64 = 1e-5;
+/// How the backend under test stores rows and maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    F32,
+    #[cfg_attr(
+        not(any(feature = "emulator", feature = "gpu-tests")),
+        expect(dead_code, reason = "the CPU backend stores f32")
+    )]
+    Bf16,
+    #[cfg_attr(
+        not(any(feature = "emulator", feature = "gpu-tests")),
+        expect(dead_code, reason = "the CPU backend stores f32")
+    )]
+    F16,
+}
+
+thread_local! {
+    static STORAGE: Cell<Storage> = const { Cell::new(Storage::F32) };
+}
+
+/// From here on in this test, arrays hold values that `storage` can hold, and results may be as far off as it makes them.
+#[cfg_attr(
+    not(any(feature = "emulator", feature = "gpu-tests")),
+    expect(dead_code, reason = "the CPU backend stores f32")
+)]
+pub fn store_as(storage: Storage) {
+    STORAGE.set(storage);
+}
+
+/// The nearest value that the backend under test can store.
+pub fn stored(value: f64) -> f64 {
+    match STORAGE.get() {
+        Storage::F32 => f64::from(value as f32),
+        Storage::Bf16 => half::bf16::from_f32(value as f32).to_f64(),
+        Storage::F16 => half::f16::from_f32(value as f32).to_f64(),
+    }
+}
+
+/// Error allowed, relative to the largest expected value or 1: some tens of units in the last place of f32, or two of the
+/// 16-bit types (one for the result, one for what was rounded on the way).
+pub fn tolerance() -> f64 {
+    match STORAGE.get() {
+        Storage::F32 => 1e-5,
+        Storage::Bf16 => 2f64.powi(-7),
+        Storage::F16 => 2f64.powi(-10),
+    }
+}
 
 /// An array in f64, row-major.
 #[derive(Debug, Clone)]
@@ -18,16 +65,16 @@ pub struct Array {
 }
 
 impl Array {
-    /// Values of mean 0 and deviation `scale`, exact in f32; a function of the name and the shape.
+    /// Values of mean 0 and deviation `scale`, exact in storage; a function of the name and the shape.
     pub fn random(name: &str, shape: &[usize], scale: f64) -> Self {
         let values = uniform(&format!("{name}{shape:?}"), shape.iter().product(), scale * unit_variance(), 0.0, 1);
-        Self { shape: shape.to_vec(), values: values.into_iter().map(f64::from).collect() }
+        Self { shape: shape.to_vec(), values: values.into_iter().map(|v| stored(v.into())).collect() }
     }
 
-    /// [`Array::random`] values around `offset`, exact in f32.
+    /// [`Array::random`] values around `offset`, exact in storage.
     pub fn around(name: &str, shape: &[usize], scale: f64, offset: f32) -> Self {
         let Self { shape, values } = Self::random(name, shape, scale);
-        Self { shape, values: values.into_iter().map(|v| f64::from(v as f32 + offset)).collect() }
+        Self { shape, values: values.into_iter().map(|v| stored(v + f64::from(offset))).collect() }
     }
 
     /// One value per index.
@@ -104,30 +151,31 @@ impl Array {
     }
 }
 
-/// `got` has the shape of `want` and lies within [`TOLERANCE`] of it.
+/// `got` has the shape of `want` and lies within [`tolerance`] of it.
 #[track_caller]
 pub fn agrees<B: Backend>(b: &B, case: &str, got: &B::Tensor, want: &Array) {
-    agrees_within(b, case, got, want, TOLERANCE);
+    agrees_within(b, case, got, want, tolerance());
 }
 
-/// [`agrees`] within another tolerance.
+/// [`agrees`] within another tolerance, if that is larger.
 #[track_caller]
 pub fn agrees_within<B: Backend>(b: &B, case: &str, got: &B::Tensor, want: &Array, tolerance: f64) {
     let got = Array::of(b, got);
     assert_eq!(got.shape, want.shape, "{case}: shape");
+    let tolerance = tolerance.max(self::tolerance());
     let scale = want.values.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
     for (i, (g, w)) in got.values.iter().zip(&want.values).enumerate() {
         assert!((g - w).abs() <= tolerance * scale, "{case}: element {i} of {:?} is {g}, expected {w}", want.shape);
     }
 }
 
-/// `got` equals `want` as rounded to f32.
+/// `got` equals `want` as stored.
 #[track_caller]
 pub fn equals<B: Backend>(b: &B, case: &str, got: &B::Tensor, want: &Array) {
     let got = Array::of(b, got);
     assert_eq!(got.shape, want.shape, "{case}: shape");
     for (i, (g, w)) in got.values.iter().zip(&want.values).enumerate() {
-        assert!(*g as f32 == *w as f32, "{case}: element {i} of {:?} is {g}, expected {w}", want.shape);
+        assert!(*g == stored(*w), "{case}: element {i} of {:?} is {g}, expected {w}", want.shape);
     }
 }
 

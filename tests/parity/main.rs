@@ -21,50 +21,103 @@ mod report;
 
 use anyhow::Result;
 use gstflashvsr::backend::cpu::CpuBackend;
+#[cfg(feature = "emulator")]
+use gstflashvsr::backend::cuda::emulator::Emulator;
+#[cfg(feature = "gpu-tests")]
+use gstflashvsr::backend::cuda::nvidia::Nvidia;
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 
 use data::each_file;
 
-/// The backend under test: f32 on all cores.
-fn backend() -> CpuBackend {
+/// The CPU backend: f32 on all cores.
+fn cpu() -> CpuBackend {
     CpuBackend::new(0).expect("the CPU backend")
 }
 
-#[test]
-fn lq_projection_streams_as_the_reference() -> Result<()> {
-    each_file("lq_proj", |data, report| lq_proj::check(&backend(), data, report))
+/// The CUDA backend on an emulated GPU.
+#[cfg(feature = "emulator")]
+fn emulator(precision: Precision) -> CudaBackend<Emulator> {
+    CudaBackend::new(Emulator::default().into(), precision).expect("the CUDA backend")
 }
 
-#[test]
-fn dit_windows_match_with_their_masks_and_caches() -> Result<()> {
-    each_file("dit_window_", |data, report| dit::check(&backend(), data, report))
+/// The CUDA backend on the first GPU.
+#[cfg(feature = "gpu-tests")]
+fn gpu(precision: Precision) -> CudaBackend<Nvidia> {
+    CudaBackend::new(Nvidia::open(0).expect("a GPU").into(), precision).expect("the CUDA backend")
 }
 
-#[test]
-fn block_of_real_size_matches() -> Result<()> {
-    each_file("full_block", |data, report| full_block::check(&backend(), data, report))
+/// The promises that every backend keeps in f32.
+macro_rules! parity_of {
+    ($name:ident, $backend:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn lq_projection_streams_as_the_reference() -> Result<()> {
+                each_file("lq_proj", |data, report| lq_proj::check(&$backend, data, report))
+            }
+
+            #[test]
+            fn dit_windows_match_with_their_masks_and_caches() -> Result<()> {
+                each_file("dit_window_", |data, report| dit::check(&$backend, data, report))
+            }
+
+            #[test]
+            fn block_of_real_size_matches() -> Result<()> {
+                each_file("full_block", |data, report| full_block::check(&$backend, data, report))
+            }
+
+            #[test]
+            fn decoder_carries_its_memory_from_window_to_window() -> Result<()> {
+                each_file("tcdecoder", |data, report| decoder::check(&$backend, data, report))
+            }
+
+            #[test]
+            fn colours_are_fixed_as_in_the_reference() -> Result<()> {
+                each_file("color", |data, report| color::check(&$backend, data, report))
+            }
+
+            #[test]
+            fn pipeline_matches_end_to_end() -> Result<()> {
+                each_file("pipeline", |data, report| pipeline::check(&$backend, data, report))
+            }
+
+            #[test]
+            fn preprocessing_output_and_schedule_match() -> Result<()> {
+                each_file("preprocess", |data, report| preprocess::check(&$backend, data, report))
+            }
+        }
+    };
 }
 
-#[test]
-fn decoder_carries_its_memory_from_window_to_window() -> Result<()> {
-    each_file("tcdecoder", |data, report| decoder::check(&backend(), data, report))
+parity_of!(on_cpu, cpu());
+
+/// What 16 bits lose is no more than what the reference loses by them.
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+macro_rules! rounded_parity_of {
+    ($name:ident, $backend:expr) => {
+        #[test]
+        fn $name() -> Result<()> {
+            for precision in [Precision::Bf16, Precision::F16] {
+                each_file("pipeline", |data, report| pipeline::check_rounded(&$backend(precision), data, report))?;
+            }
+            Ok(())
+        }
+    };
 }
 
-#[test]
-fn colours_are_fixed_as_in_the_reference() -> Result<()> {
-    each_file("color", |data, report| color::check(&backend(), data, report))
-}
+#[cfg(feature = "emulator")]
+parity_of!(on_emulator, emulator(Precision::F32));
+#[cfg(feature = "emulator")]
+rounded_parity_of!(on_emulator_sixteen_bits_lose_what_the_reference_loses, emulator);
 
-#[test]
-fn pipeline_matches_end_to_end() -> Result<()> {
-    each_file("pipeline", |data, report| pipeline::check(&backend(), data, report))
-}
+#[cfg(feature = "gpu-tests")]
+parity_of!(on_gpu, gpu(Precision::F32));
+#[cfg(feature = "gpu-tests")]
+rounded_parity_of!(on_gpu_sixteen_bits_lose_what_the_reference_loses, gpu);
 
 #[test]
 fn bf16_run_of_the_reference_lies_as_far_off_as_it_says() -> Result<()> {
-    each_file("bf16", |data, report| pipeline::check_bf16(&backend(), data, report))
-}
-
-#[test]
-fn preprocessing_output_and_schedule_match() -> Result<()> {
-    each_file("preprocess", |data, report| preprocess::check(&backend(), data, report))
+    each_file("bf16", |data, report| pipeline::check_bf16(&cpu(), data, report))
 }

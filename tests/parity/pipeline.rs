@@ -151,6 +151,22 @@ pub fn check<B: Backend>(b: &B, data: &Data, report: &mut Report) -> Result<()> 
     report.close("out.std_per_frame", &deviations, data.get("out.std_per_frame")?, MAX_ABS)
 }
 
+/// PSNR in dB of the reference's own bf16 run against its run in f32.
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+const PSNR_OF_BF16: f64 = 43.0;
+
+/// A run in 16 bits on the inputs of a run in f32.
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
+pub fn check_rounded<B: Backend>(b: &B, data: &Data, report: &mut Report) -> Result<()> {
+    let run = run(b, data)?;
+    for (key, got) in [("raw_before_colorfix", &run.raw), ("out", &run.out)] {
+        let (step, want) = data.subsampled(key)?;
+        let psnr = psnr(&every_pixel(got, step)?, want)?;
+        report.note(psnr >= PSNR_OF_BF16, format!("{key}: PSNR {psnr:.1} dB (limit {PSNR_OF_BF16} dB)"));
+    }
+    Ok(())
+}
+
 /// Mean and biased deviation of each channel of each frame of `(1, 3, n, H, W)`, `[3, n]` each.
 fn moments(frames: &Tensor) -> Result<(Tensor, Tensor)> {
     let planes = frames.squeeze(0)?.flatten_from(2)?.to_dtype(DType::F64)?;

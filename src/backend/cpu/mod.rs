@@ -19,13 +19,12 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Rope, Rounding,
-    noise,
+    Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Resizer, Rope,
+    Rounding, noise,
 };
 use crate::error::{Error, Result};
 
 use matmul::Weights;
-pub use resize::Resizer;
 pub use tensor::CpuTensor;
 use tensor::{Halo, MapDims};
 

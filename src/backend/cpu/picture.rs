@@ -4,10 +4,10 @@
 
 use rayon::prelude::*;
 
-use super::resize::{Resizer, Sample};
+use super::resize::Sample;
 use super::simd::{tanh, vectorised};
 use super::tensor::{CpuTensor, Halo, MapDims, fill_halo};
-use crate::backend::{Frame, FrameMut, Rounding, Samples, SamplesMut};
+use crate::backend::{Frame, FrameMut, Resizer, Rounding, Samples, SamplesMut};
 use crate::error::{Error, Result};
 
 pub(super) fn ingest(frame: &Frame<'_>, resizer: &Resizer) -> Result<CpuTensor> {

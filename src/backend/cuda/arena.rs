@@ -2,8 +2,8 @@
 
 //! The memory of one stream's activations: one piece of device memory, cut by first fit in address order.
 //!
-//! The work of a stream repeats itself, so the same requests come in the same order and find the same places. A trial run on
-//! [`super::planner`] therefore tells to the byte how large the piece must be.
+//! The work of a stream repeats itself, so the same requests come in the same order and find the same places. A rehearsal
+//! ([`super::CudaBackend::rehearsal`]) therefore tells to the byte how large the piece must be.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -142,6 +142,72 @@ impl Drop for Arena {
     fn drop(&mut self) {
         for chunk in self.chunks.get_mut() {
             self.memory.free(chunk.base, chunk.len);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::work::Endless;
+    use super::*;
+
+    fn arena() -> Arc<Arena> {
+        Arc::new(Arena::new(Arc::new(Endless::default())))
+    }
+
+    #[test]
+    fn what_is_given_back_is_used_again() {
+        let arena = arena();
+        let a = arena.place(1000).unwrap();
+        let b = arena.place(1000).unwrap();
+        let c = arena.place(1000).unwrap();
+        let (first, second) = (a.address(), b.address());
+        assert_eq!(arena.reach(), 3 * 1024);
+        drop((a, b));
+        // Two neighbouring gaps are one.
+        let both = arena.place(2048).unwrap();
+        assert_eq!(both.address(), first);
+        drop(both);
+        let again = arena.place(1).unwrap();
+        assert_eq!(again.address(), first);
+        assert_eq!(arena.place(1024).unwrap().address(), second - 1024 + 256);
+        drop(c);
+        assert_eq!(arena.reach(), 3 * 1024);
+        assert_eq!(arena.taken(), CHUNK_BYTES);
+    }
+
+    #[test]
+    fn a_large_request_takes_a_piece_of_its_own() {
+        let arena = arena();
+        arena.reserve(1 << 20).unwrap();
+        let large = arena.place(CHUNK_BYTES + 1).unwrap();
+        let small = arena.place(1 << 20).unwrap();
+        assert_eq!(arena.taken(), (1 << 20) + CHUNK_BYTES + ALIGNMENT);
+        assert!(large.address() != small.address());
+    }
+
+    proptest! {
+        /// Whatever is asked for and given back in whatever order, no two places overlap, and in the end all is one gap.
+        #[test]
+        fn places_never_overlap(steps in prop::collection::vec((1usize..100_000, any::<prop::sample::Index>(), any::<bool>()), 1..200)) {
+            let arena = arena();
+            let mut places: Vec<Place> = Vec::new();
+            for (bytes, which, give_back) in steps {
+                if give_back && !places.is_empty() {
+                    places.swap_remove(which.index(places.len()));
+                } else {
+                    places.push(arena.place(bytes).unwrap());
+                }
+                let mut spans: Vec<_> = places.iter().map(|p| (p.address, p.address + p.len as u64)).collect();
+                spans.sort_unstable();
+                prop_assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+            }
+            places.clear();
+            for chunk in &*arena.chunks.lock() {
+                prop_assert_eq!(&chunk.gaps, &BTreeMap::from([(0, chunk.len)]));
+            }
         }
     }
 }

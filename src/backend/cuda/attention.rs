@@ -1,43 +1,130 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Draft mask and attention: `kernels/attention.cu`.
+//! Attention: `kernels/attention.cu`.
 
-use super::driver::Driver;
-use super::{CudaBackend, CudaTensor};
-use crate::backend::{DraftMask, HostTensor, KvGroup};
+use super::driver::{Address, Args, Driver, kernels};
+use super::mask::CudaMask;
+use super::qk::{MAX_GROUPS, addresses};
+use super::tensor::CudaTensor;
+use super::{CudaBackend, Kernels, Precision, index};
+use crate::backend::{HEAD_DIM, KvGroup, WINDOW_TOKENS};
 use crate::error::{Error, Result};
 
-/// For each head and query window the key windows that it attends to.
-pub struct CudaMask {}
+const THREADS: u32 = 128;
+/// Queries, keys and values of a tile in 16 bits: 128, 64 and 64 rows of a head. In f32 64, 32 and 32 rows that are 4 longer,
+/// and weights of 64 queries and 32 keys in such rows.
+const SHARED: [u32; 3] = [4 * (128 * 132 + 64 * 36), 2 * 256 * 128, 2 * 256 * 128];
+
+const SPARSE_ATTENTION: Kernels = kernels!("attention", "sparse_attention", THREADS, SHARED);
+const CROSS_ATTENTION: Kernels = kernels!("attention", "cross_attention", THREADS, SHARED);
+
+/// `SparseArgs` of attention.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct SparseArgs {
+    q: Address,
+    out: Address,
+    counts: Address,
+    lists: Address,
+    dim: u32,
+    query_windows: u32,
+    pitch: u32,
+    group_windows: u32,
+    k: [Address; MAX_GROUPS],
+    v: [Address; MAX_GROUPS],
+}
+
+// SAFETY: laid out as the kernels' struct.
+unsafe impl Args for SparseArgs {}
+
+/// `CrossArgs` of attention.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct CrossArgs {
+    q: Address,
+    k: Address,
+    v: Address,
+    out: Address,
+    dim: u32,
+    queries: u32,
+    keys: u32,
+}
+
+// SAFETY: laid out as the kernels' struct.
+unsafe impl Args for CrossArgs {}
 
 impl<D: Driver> CudaBackend<D> {
-    pub(super) fn run_draft_mask(
-        &self,
-        _q_mean: &CudaTensor,
-        _k_means: &[&CudaTensor],
-        _params: &DraftMask,
-    ) -> Result<CudaMask> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
+    /// Queries that a block takes.
+    fn attention_tile(&self) -> usize {
+        match self.precision {
+            Precision::F32 => 64,
+            Precision::Bf16 | Precision::F16 => 128,
+        }
     }
 
     pub(super) fn run_sparse_attention(
         &self,
-        _q: &CudaTensor,
-        _groups: &[&KvGroup<CudaTensor>],
-        _mask: &CudaMask,
+        q: &CudaTensor,
+        groups: &[&KvGroup<CudaTensor>],
+        mask: &CudaMask,
     ) -> Result<CudaTensor> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
+        let (tokens, dim) = q.rows_dims()?;
+        let group_windows = mask.key_windows / groups.len().max(1);
+        let rows = (group_windows * WINDOW_TOKENS, dim);
+        let mut fits = mask.heads * HEAD_DIM == dim
+            && tokens == mask.query_windows * WINDOW_TOKENS
+            && mask.key_windows == group_windows * groups.len();
+        for tensor in groups.iter().flat_map(|g| [&g.k, &g.v]) {
+            fits &= tensor.rows_dims()? == rows;
+        }
+        if !fits {
+            return Err(Error::Compute(format!(
+                "attention of {tokens} x {dim} to {} frame pairs with a mask of {} heads, {} by {} windows",
+                groups.len(),
+                mask.heads,
+                mask.query_windows,
+                mask.key_windows
+            )));
+        }
+        let out = self.empty_rows(tokens, dim)?;
+        let args = SparseArgs {
+            q: q.address(),
+            out: out.address(),
+            counts: mask.counts.address(),
+            lists: mask.lists.address(),
+            dim: index(dim)?,
+            query_windows: index(mask.query_windows)?,
+            pitch: index(mask.key_windows)?,
+            group_windows: index(group_windows)?,
+            k: addresses(groups.iter().map(|g| &g.k))?,
+            v: addresses(groups.iter().map(|g| &g.v))?,
+        };
+        self.launch(&SPARSE_ATTENTION, [tokens / self.attention_tile(), mask.heads, 1], &args)?;
+        Ok(out)
     }
 
-    pub(super) fn run_cross_attention(&self, _q: &CudaTensor, _k: &CudaTensor, _v: &CudaTensor) -> Result<CudaTensor> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
-    }
-
-    pub(super) fn download_mask(&self, _mask: &CudaMask) -> Result<HostTensor> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
+    pub(super) fn run_cross_attention(&self, q: &CudaTensor, k: &CudaTensor, v: &CudaTensor) -> Result<CudaTensor> {
+        let (tokens, dim) = q.rows_dims()?;
+        let (keys, _) = k.rows_dims()?;
+        let fits = k.rows_dims()? == (keys, dim) && v.rows_dims()? == (keys, dim);
+        if !fits || tokens == 0 || dim == 0 || dim % HEAD_DIM != 0 {
+            return Err(Error::Compute(format!(
+                "cross attention of {tokens} x {dim} to keys of {:?} and values of {:?}",
+                k.rows_dims()?,
+                v.rows_dims()?
+            )));
+        }
+        let out = self.empty_rows(tokens, dim)?;
+        let args = CrossArgs {
+            q: q.address(),
+            k: k.address(),
+            v: v.address(),
+            out: out.address(),
+            dim: index(dim)?,
+            queries: index(tokens)?,
+            keys: index(keys)?,
+        };
+        self.launch(&CROSS_ATTENTION, [tokens.div_ceil(self.attention_tile()), dim / HEAD_DIM, 1], &args)?;
+        Ok(out)
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the engine wants of a driver: memory, kernels, and queues of work. Three things do it: CUDA's driver
-//! ([`super::nvidia`]), the emulator that runs the same kernels on the CPU, and [`super::planner`], which does nothing.
+//! What the engine wants of a driver: memory, kernels, and queues of work. Two do it: CUDA's, and the emulator that runs the
+//! same kernels on the CPU.
 
 use crate::error::Result;
 

@@ -13,31 +13,37 @@ mod conv;
 pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+mod frames;
 mod linear;
+mod mask;
+pub mod nvidia;
 mod picture;
-pub mod planner;
 mod product;
+mod qk;
 mod rows;
 mod tensor;
 mod tokens;
+mod work;
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use parking_lot::Mutex;
 
 use super::{
     Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Rope, Rounding,
 };
 use crate::error::{Error, Result};
 
-use arena::Arena;
-pub use attention::CudaMask;
+pub use arena::Arena;
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue};
+pub use frames::CudaIngest;
 pub use linear::CudaLinear;
-pub use picture::CudaIngest;
+pub use mask::CudaMask;
 pub use tensor::{CudaTensor, Weight};
 use tensor::{Shape, decode, encode};
+use work::{ENDLESS_BYTES, Endless, Work};
 
 /// How rows and maps are stored, and what the tensor cores multiply; sums are f32 in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,9 +82,13 @@ type Kernels = [Kernel; 3];
 /// One queue of work on a device, and the memory of its activations.
 pub struct CudaBackend<D: Driver> {
     driver: Arc<D>,
-    queue: D::Queue,
+    /// Where weights live.
+    memory: Arc<dyn Memory>,
+    queue: Work<D::Queue>,
     arena: Arc<Arena>,
     precision: Precision,
+    /// Rows of a frame without what lies between them, on their way to or from the device.
+    staging: Mutex<Vec<u8>>,
 }
 
 impl<D: Driver> CudaBackend<D> {
@@ -87,9 +97,21 @@ impl<D: Driver> CudaBackend<D> {
     /// # Errors
     /// What the driver says.
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
-        let queue = driver.queue()?;
+        let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
-        Ok(Self { driver, queue, arena, precision })
+        Ok(Self { memory: driver.clone(), driver, queue, arena, precision, staging: Mutex::default() })
+    }
+
+    /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
+    /// [`Self::new`] one will need for the same work.
+    ///
+    /// # Errors
+    /// None.
+    pub fn rehearsal(driver: Arc<D>, precision: Precision) -> Result<Self> {
+        let memory: Arc<dyn Memory> = Arc::new(Endless::default());
+        let arena = Arc::new(Arena::new(memory.clone()));
+        arena.reserve(ENDLESS_BYTES)?;
+        Ok(Self { driver, memory, queue: Work::Rehearsal, arena, precision, staging: Mutex::default() })
     }
 
     /// The device.
@@ -151,7 +173,7 @@ impl<D: Driver> CudaBackend<D> {
 
     /// Bytes that stay.
     fn constant(&self, bytes: &[u8]) -> Result<Weight> {
-        let weight = Weight::new(self.driver.clone(), bytes.len())?;
+        let weight = Weight::new(self.memory.clone(), bytes.len())?;
         self.queue.upload(weight.address(), bytes)?;
         Ok(weight)
     }

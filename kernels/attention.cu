@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// Attention of a tile of queries of one head to a list of tiles of keys: FlashAttention-2 (Dao, 2023), with the softmax taken
+// on the way (Milakov, Gimelshein: "Online normalizer calculation for softmax", 2018). There is room for one tile of keys and
+// one of values: the values arrive while scores are computed, the next keys while values are added up.
+
+#include "prims.cuh"
+
+namespace {
+
+constexpr u32 THREADS = 128;
+constexpr u32 HEAD = 128;
+constexpr u32 WINDOW = 128;
+constexpr u32 MAX_GROUPS = 64;
+// log2(e) / sqrt(HEAD): powers of 2 are what the hardware takes.
+constexpr float SCALE = 1.44269504f * 0.08838834764f;
+
+DEVICE float infinity() { return float_of_bits(0x7f800000); }
+
+// Some rows of a head, `dim` apart; rows beyond `count` are zeros.
+template <class T> struct Rows {
+    const T* first;
+    u32 count;
+};
+
+DEVICE float row_maximum(float x, u32 lanes) {
+    for (u32 step = 1; step < lanes; step *= 2) x = fmaxf(x, shuffle_xor(x, step));
+    return x;
+}
+
+// The work on tiles, for 16-bit types: a warp takes 32 queries, as two tiles of 16 of the tensor cores, so that each fragment
+// of keys and values that it loads is used twice.
+template <class T> struct Tile {
+    static constexpr u32 QUERIES = 128, KEYS = 64;
+    static constexpr u32 PIECES = HEAD / 8;
+
+    // Row r has its 16-byte piece p at p ^ r % 8: eight rows of a fragment lie in different banks.
+    struct Shared {
+        T q[QUERIES * HEAD], k[KEYS * HEAD], v[KEYS * HEAD];
+    };
+
+    Shared& shared;
+    float out[2][PIECES][4] = {};
+    float score[2][KEYS / 8][4];
+    u32 weights[2][KEYS / 16][4];
+    float maximum[2][2], sum[2][2] = {};
+
+    METHOD explicit Tile(Shared& shared) : shared(shared) {
+        for (auto& half : maximum)
+            for (float& m : half) m = -infinity();
+    }
+
+    static METHOD T* piece(T* tile, u32 row, u32 piece) { return tile + row * HEAD + (piece ^ row % 8) * 8; }
+
+    // What this lane gives of the 16 rows from `row` on and the pieces p and p + 1, p even, for a fragment of 16x16. Written so
+    // that all but four addresses are constants apart.
+    static METHOD const T* fragment(const T* tile, u32 row, u32 p) {
+        const u32 l = lane();
+        return tile + (row + l % 16) * HEAD + p / 8 * 64 + (p % 8 ^ l / 16 ^ l % 8) * 8;
+    }
+
+    static METHOD void copy(T* tile, u32 rows, const Rows<T>& from, u32 dim) {
+        const u32 first = thread() / PIECES, column = thread() % PIECES;
+        constexpr u32 STEP = THREADS / PIECES;
+        const T* x = from.first + first * dim + column * 8;
+#pragma unroll 2
+        for (u32 row = 0; row < rows; row += STEP, x += STEP * dim) {
+            const bool valid = first + row < from.count;
+            copy_async(piece(tile, first + row, column), valid ? x : from.first, valid);
+        }
+    }
+    METHOD void copy_queries(const Rows<T>& from, u32 dim) { copy(shared.q, QUERIES, from, dim); }
+    METHOD void copy_keys(const Rows<T>& from, u32 dim) { copy(shared.k, KEYS, from, dim); }
+    METHOD void copy_values(const Rows<T>& from, u32 dim) { copy(shared.v, KEYS, from, dim); }
+
+    METHOD void compute_scores(u32 keys) {
+#pragma unroll
+        for (auto& half : score)
+            for (auto& tile : half)
+                for (float& s : tile) s = 0;
+#pragma unroll 4
+        for (u32 p = 0; p < PIECES; p += 2) {
+            u32 q[2][4];
+#pragma unroll
+            for (u32 m = 0; m < 2; ++m) load_matrix(q[m], fragment(shared.q, warp() * 32 + m * 16, p));
+#pragma unroll
+            for (u32 n = 0; n < KEYS / 8; n += 2) {
+                u32 k[4];
+                load_matrix(k, fragment(shared.k, n * 8, p));
+#pragma unroll
+                for (u32 m = 0; m < 2; ++m) {
+                    multiply_add<T>(score[m][n], q[m], k[0], k[2]);
+                    multiply_add<T>(score[m][n + 1], q[m], k[1], k[3]);
+                }
+            }
+        }
+        if (keys < KEYS) {
+#pragma unroll
+            for (u32 n = 0; n < KEYS / 8; ++n)
+                for (u32 i = 0; i < 4; ++i)
+                    if (n * 8 + lane() % 4 * 2 + i % 2 >= keys) score[0][n][i] = score[1][n][i] = -infinity();
+        }
+    }
+
+    // Turns scores into weights relative to the largest so far, and brings what was added up to that too.
+    METHOD void take_softmax() {
+        float rescale[2][2];
+        bool changed = false;
+#pragma unroll
+        for (u32 m = 0; m < 2; ++m) {
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r) {
+                float largest = -infinity();
+#pragma unroll
+                for (u32 n = 0; n < KEYS / 8; ++n)
+                    largest = fmaxf(largest, fmaxf(score[m][n][2 * r], score[m][n][2 * r + 1]));
+                const float now = fmaxf(maximum[m][r], row_maximum(largest, 4));
+                rescale[m][r] = exp2_fast((maximum[m][r] - now) * SCALE);
+                changed |= now != maximum[m][r];
+                maximum[m][r] = now;
+                const float shift = now * SCALE;
+                float added = 0;
+#pragma unroll
+                for (u32 n = 0; n < KEYS / 8; ++n)
+                    for (u32 i = 2 * r; i < 2 * r + 2; ++i)
+                        added += score[m][n][i] = exp2_fast(score[m][n][i] * SCALE - shift);
+                sum[m][r] = sum[m][r] * rescale[m][r] + added;
+            }
+        }
+        // The layout of the sums is that of a left-hand fragment, see "Matrix Fragments for mma.m16n8k16" in the PTX manual.
+#pragma unroll
+        for (u32 m = 0; m < 2; ++m)
+            for (u32 n = 0; n < KEYS / 16; ++n)
+                for (u32 i = 0; i < 4; ++i) {
+                    const float* pair = &score[m][2 * n + i / 2][i % 2 * 2];
+                    weights[m][n][i] = pack<T>(pair[0], pair[1]);
+                }
+        if (ballot(changed) == 0) return;
+#pragma unroll
+        for (u32 m = 0; m < 2; ++m)
+            for (u32 c = 0; c < PIECES; ++c)
+                for (u32 i = 0; i < 4; ++i) out[m][c][i] *= rescale[m][i / 2];
+    }
+
+    METHOD void add_values() {
+#pragma unroll
+        for (u32 n = 0; n < KEYS / 16; ++n) {
+#pragma unroll
+            for (u32 c = 0; c < PIECES; c += 2) {
+                u32 v[4];
+                load_matrix_transposed(v, fragment(shared.v, n * 16, c));
+#pragma unroll
+                for (u32 m = 0; m < 2; ++m) {
+                    multiply_add<T>(out[m][c], weights[m][n], v[0], v[1]);
+                    multiply_add<T>(out[m][c + 1], weights[m][n], v[2], v[3]);
+                }
+            }
+        }
+    }
+
+    // Results go through the place of the warp's own queries, so that whole pieces are written.
+    METHOD void write(T* to, u32 rows, u32 dim) {
+        const u32 l = lane(), first = warp() * 32;
+#pragma unroll
+        for (u32 m = 0; m < 2; ++m)
+            for (u32 r = 0; r < 2; ++r) {
+                float all = sum[m][r];
+                for (u32 step = 1; step < 4; step *= 2) all += shuffle_xor(all, step);
+                const float factor = 1.0f / all;
+                const u32 row = first + m * 16 + r * 8 + l / 4;
+#pragma unroll
+                for (u32 c = 0; c < PIECES; ++c)
+                    *reinterpret_cast<u32*>(piece(shared.q, row, c) + l % 4 * 2) =
+                        pack<T>(out[m][c][2 * r] * factor, out[m][c][2 * r + 1] * factor);
+            }
+        warp_barrier();
+#pragma unroll
+        for (u32 row = l / PIECES; row < 32; row += WARP / PIECES)
+            if (first + row < rows)
+                *reinterpret_cast<Vector<T, 8>*>(to + u64(first + row) * dim + l % PIECES * 8) =
+                    *reinterpret_cast<Vector<T, 8>*>(piece(shared.q, first + row, l % PIECES));
+    }
+};
+
+// The same in f32, without tensor cores: 8 threads share 4 queries, each has 4 keys and then 16 channels of them.
+template <> struct Tile<float> {
+    static constexpr u32 QUERIES = 64, KEYS = 32;
+    static constexpr u32 SHARE = 8;
+    // Four values more than a row needs: rows then start in different banks.
+    static constexpr u32 PITCH = HEAD + 4, WEIGHT_PITCH = KEYS + 4;
+    using Four = Vector<float, 4>;
+
+    struct Shared {
+        float q[QUERIES * PITCH], k[KEYS * PITCH], v[KEYS * PITCH], weights[QUERIES * WEIGHT_PITCH];
+    };
+
+    Shared& shared;
+    float out[4][16] = {};
+    float score[4][4];
+    float maximum[4], sum[4] = {};
+
+    METHOD explicit Tile(Shared& shared) : shared(shared) {
+        for (float& m : maximum) m = -infinity();
+    }
+
+    static METHOD u32 first_query() { return thread() / SHARE * 4; }
+    static METHOD u32 part() { return thread() % SHARE; }
+    static METHOD const Four& four(const float* x) { return *reinterpret_cast<const Four*>(x); }
+
+    static METHOD void copy(float* tile, u32 rows, const Rows<float>& from, u32 dim) {
+        const u32 column = thread() % 32 * 4;
+        for (u32 row = thread() / 32; row < rows; row += THREADS / 32) {
+            const bool valid = row < from.count;
+            copy_async(tile + row * PITCH + column, from.first + (valid ? u64(row) * dim : 0) + column, valid);
+        }
+    }
+    METHOD void copy_queries(const Rows<float>& from, u32 dim) { copy(shared.q, QUERIES, from, dim); }
+    METHOD void copy_keys(const Rows<float>& from, u32 dim) { copy(shared.k, KEYS, from, dim); }
+    METHOD void copy_values(const Rows<float>& from, u32 dim) { copy(shared.v, KEYS, from, dim); }
+
+    // Thread p of those that share queries has keys p, p + 8, ...: neighbours read neighbouring rows.
+    METHOD void compute_scores(u32 keys) {
+#pragma unroll
+        for (auto& row : score)
+            for (float& s : row) s = 0;
+        for (u32 c = 0; c < HEAD; c += 4) {
+            Four q[4], k[4];
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                q[i] = four(shared.q + (first_query() + i) * PITCH + c);
+                k[i] = four(shared.k + (part() + i * SHARE) * PITCH + c);
+            }
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i)
+                for (u32 j = 0; j < 4; ++j)
+                    for (u32 x = 0; x < 4; ++x) score[i][j] += q[i].values[x] * k[j].values[x];
+        }
+        if (keys < KEYS) {
+#pragma unroll
+            for (u32 j = 0; j < 4; ++j)
+                if (part() + j * SHARE >= keys)
+                    for (u32 i = 0; i < 4; ++i) score[i][j] = -infinity();
+        }
+    }
+
+    METHOD void take_softmax() {
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) {
+            float largest = fmaxf(fmaxf(score[i][0], score[i][1]), fmaxf(score[i][2], score[i][3]));
+            const float now = fmaxf(maximum[i], row_maximum(largest, SHARE));
+            const float rescale = exp2f((maximum[i] - now) * SCALE);
+            maximum[i] = now;
+            sum[i] *= rescale;
+#pragma unroll
+            for (u32 j = 0; j < 4; ++j) {
+                const float weight = exp2f((score[i][j] - now) * SCALE);
+                sum[i] += weight;
+                shared.weights[(first_query() + i) * WEIGHT_PITCH + part() + j * SHARE] = weight;
+            }
+#pragma unroll
+            for (float& o : out[i]) o *= rescale;
+        }
+    }
+
+    // Thread p has channels 4 p, 4 p + 1, ... of each 32.
+    METHOD void add_values() {
+        for (u32 key = 0; key < KEYS; key += 4) {
+            Four weights[4];
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) weights[i] = four(shared.weights + (first_query() + i) * WEIGHT_PITCH + key);
+#pragma unroll
+            for (u32 x = 0; x < 4; ++x)
+                for (u32 c = 0; c < 4; ++c) {
+                    const Four v = four(shared.v + (key + x) * PITCH + c * 32 + part() * 4);
+                    for (u32 i = 0; i < 4; ++i)
+                        for (u32 y = 0; y < 4; ++y) out[i][4 * c + y] += weights[i].values[x] * v.values[y];
+                }
+        }
+    }
+
+    METHOD void write(float* to, u32 rows, u32 dim) {
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) {
+            float all = sum[i];
+            for (u32 step = 1; step < SHARE; step *= 2) all += shuffle_xor(all, step);
+            if (first_query() + i >= rows) continue;
+#pragma unroll
+            for (u32 c = 0; c < 4; ++c) {
+                Four v;
+                for (u32 y = 0; y < 4; ++y) v.values[y] = out[i][4 * c + y] / all;
+                *reinterpret_cast<Four*>(to + u64(first_query() + i) * dim + c * 32 + part() * 4) = v;
+            }
+        }
+    }
+};
+
+template <class T> using AttentionShared = typename Tile<T>::Shared;
+
+// Attention of queries to `tiles` tiles of keys; without any, the result is 0. `keys.window(i)` tells which window tile i is
+// of (early, as it has to be read from memory), `keys.k(i, window)` and `keys.v(i, window)` where its rows are.
+template <class T, class Keys> DEVICE void attend(const Rows<T>& q, T* out, u32 dim, u32 tiles, const Keys& keys) {
+    using Work = Tile<T>;
+    if (tiles == 0) {
+        constexpr u32 N = PER_16_BYTES<T>, PIECES = HEAD / N;
+        for (u32 i = thread(); i < min(q.count, Work::QUERIES) * PIECES; i += THREADS)
+            *reinterpret_cast<Vector<u8, 16>*>(out + u64(i / PIECES) * dim + i % PIECES * N) = {};
+        return;
+    }
+    Work work(shared_memory<AttentionShared<T>>());
+    u32 window = keys.window(0);
+    work.copy_queries(q, dim);
+    work.copy_keys(keys.k(0, window), dim);
+    copy_async_commit();
+    for (u32 tile = 0; tile < tiles; ++tile) {
+        copy_async_wait<0>();
+        block_barrier();  // The keys are there, and nobody reads the values before any more.
+        const Rows<T> v = keys.v(tile, window);
+        work.copy_values(v, dim);
+        copy_async_commit();
+        const bool more = tile + 1 < tiles;
+        if (more) window = keys.window(tile + 1);
+        work.compute_scores(v.count);
+        work.take_softmax();
+        copy_async_wait<0>();
+        block_barrier();  // The values are there, and nobody reads the keys any more.
+        if (more) work.copy_keys(keys.k(tile + 1, window), dim);
+        copy_async_commit();
+        work.add_values();
+    }
+    work.write(out, q.count, dim);
+}
+
+struct SparseArgs {
+    const void* q;
+    void* out;
+    // Of each head and query window: how many key windows, and which, `pitch` apart.
+    const u32* counts;
+    const u32* lists;
+    u32 dim, query_windows, pitch, group_windows;
+    // One per frame pair.
+    const void* k[MAX_GROUPS];
+    const void* v[MAX_GROUPS];
+};
+
+// The keys that a row of the mask lists.
+template <class T> struct ListedKeys {
+    static constexpr u32 PER_WINDOW = WINDOW / Tile<T>::KEYS;
+    const SparseArgs& args;
+    const u32* list;
+    u32 head;
+
+    METHOD u32 window(u32 tile) const { return list[tile / PER_WINDOW]; }
+    METHOD Rows<T> rows(const void* group, u32 tile, u32 window) const {
+        const u32 first = window % args.group_windows * WINDOW + tile % PER_WINDOW * Tile<T>::KEYS;
+        return {static_cast<const T*>(group) + u64(first) * args.dim + head * HEAD, Tile<T>::KEYS};
+    }
+    METHOD Rows<T> k(u32 tile, u32 window) const { return rows(args.k[window / args.group_windows], tile, window); }
+    METHOD Rows<T> v(u32 tile, u32 window) const { return rows(args.v[window / args.group_windows], tile, window); }
+};
+
+// A block takes a tile of queries (block_x) of a head (block_y).
+template <class T> DEVICE void sparse_attention(const SparseArgs& args) {
+    constexpr u32 QUERIES = Tile<T>::QUERIES;
+    const u32 head = block_y(), query_window = block_x() / (WINDOW / QUERIES);
+    const u64 place = u64(block_x()) * QUERIES * args.dim + head * HEAD;
+    const u64 row = u64(head) * args.query_windows + query_window;
+    const ListedKeys<T> keys{args, args.lists + row * args.pitch, head};
+    attend<T>({static_cast<const T*>(args.q) + place, QUERIES}, static_cast<T*>(args.out) + place, args.dim,
+              args.counts[row] * keys.PER_WINDOW, keys);
+}
+
+struct CrossArgs {
+    const void* q;
+    const void* k;
+    const void* v;
+    void* out;
+    u32 dim, queries, keys;
+};
+
+// All keys.
+template <class T> struct AllKeys {
+    const CrossArgs& args;
+    u32 head;
+
+    METHOD u32 window(u32) const { return 0; }
+    METHOD Rows<T> rows(const void* all, u32 tile) const {
+        const u32 first = tile * Tile<T>::KEYS;
+        return {static_cast<const T*>(all) + u64(first) * args.dim + head * HEAD, min(args.keys - first, Tile<T>::KEYS)};
+    }
+    METHOD Rows<T> k(u32 tile, u32) const { return rows(args.k, tile); }
+    METHOD Rows<T> v(u32 tile, u32) const { return rows(args.v, tile); }
+};
+
+template <class T> DEVICE void cross_attention(const CrossArgs& args) {
+    const u32 head = block_y(), query = block_x() * Tile<T>::QUERIES;
+    const u64 place = u64(query) * args.dim + head * HEAD;
+    attend<T>({static_cast<const T*>(args.q) + place, args.queries - query}, static_cast<T*>(args.out) + place, args.dim,
+              divide_up(args.keys, Tile<T>::KEYS), AllKeys<T>{args, head});
+}
+
+}
+
+KERNELS(sparse_attention, THREADS, AttentionShared, SparseArgs)
+KERNELS(cross_attention, THREADS, AttentionShared, CrossArgs)

@@ -1,0 +1,246 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MPL-2.0
+"""Compiles the kernels of this folder for GPUs into prebuilt/, which the crate embeds. Needs no GPU and no CUDA.
+
+    pip install -r kernels/requirements.txt
+    python3 kernels/compile.py             compile everything, write prebuilt/
+    python3 kernels/compile.py --check     compile everything, fail unless it is what prebuilt/ holds
+    python3 kernels/compile.py rows ...    compile these files only, show registers and memory, write nothing
+
+A kernel that spills registers or has a stack frame is an error. The same sources give the same bytes on every machine:
+compiled code must not be a surprise, and a reader can prove that it comes from these sources.
+"""
+
+import argparse
+import concurrent.futures
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import sys
+import zlib
+
+KERNELS = pathlib.Path(__file__).resolve().parent
+PREBUILT = KERNELS / "prebuilt"
+MANIFEST = PREBUILT / "manifest.json"
+CURE = "run: python3 kernels/compile.py"
+
+# Machine code for what there is, and PTX, which a driver can translate for what comes later. Keep the list as in
+# src/backend/cuda/nvidia/images.rs.
+ARCHS = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a", "compute_80"]
+
+# Unnamed namespaces get names from a random number, which must be the same each time.
+OPTIONS = ["--std=c++17", "-default-device", "--ptxas-options=-v", "--frandom-seed=1"]
+
+
+class Failure(Exception):
+    """Something that the user is told without a backtrace."""
+
+
+def requirement():
+    """Name and version of the wheel with the compiler."""
+    name, version = (KERNELS / "requirements.txt").read_text().strip().split("==")
+    return name, version
+
+
+@functools.cache
+def nvrtc():
+    """NVIDIA's compiler as a library, from the wheel."""
+    name, version = requirement()
+    try:
+        wheel = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        wheel = None
+    if wheel is None or wheel.version != version:
+        found = f"version {wheel.version}" if wheel else "none"
+        raise Failure(f"needs {name} {version}, found {found}; run: pip install -r {KERNELS / 'requirements.txt'}")
+    libraries = {path.name.split(".so")[0]: path.locate() for path in wheel.files if ".so" in path.name}
+    # The library looks for its second half where the loader looks, which is not in the wheel.
+    ctypes.CDLL(str(libraries["libnvrtc-builtins"]), ctypes.RTLD_GLOBAL)
+    library = ctypes.CDLL(str(libraries["libnvrtc"]))
+    library.nvrtcGetErrorString.restype = ctypes.c_char_p
+    return library
+
+
+def call(function, *args):
+    library = nvrtc()
+    result = getattr(library, function)(*args)
+    if result != 0:
+        raise Failure(f"{function}: {library.nvrtcGetErrorString(result).decode()}")
+
+
+def fetch(program, what):
+    """What the compiler made: its Log, CUBIN or PTX."""
+    size = ctypes.c_size_t()
+    call(f"nvrtcGet{what}Size", program, ctypes.byref(size))
+    data = ctypes.create_string_buffer(size.value)
+    call(f"nvrtcGet{what}", program, data)
+    return data.raw
+
+
+def strings(values):
+    return (ctypes.c_char_p * len(values))(*values)
+
+
+def sources():
+    """Contents of all sources that a GPU's compiler reads, by name."""
+    paths = sorted(path for pattern in ("*.cu", "*.cuh") for path in KERNELS.glob(pattern))
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def usage(log):
+    """What ptxas says of each kernel, and whatever else there is in its log."""
+    kernels, rest, kernel = {}, [], None
+    for line in log.splitlines():
+        if match := re.search(r"Compiling entry function '(\w+)'", line):
+            kernel = kernels.setdefault(match[1], {"registers": 0, "shared": 0, "stack": 0, "spilled": 0})
+        elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            kernel["stack"] += int(match[1])
+            kernel["spilled"] += int(match[2]) + int(match[3])
+        elif match := re.search(r"Used (\d+) registers", line):
+            kernel["registers"] = int(match[1])
+            shared = re.search(r"(\d+) bytes smem", line)
+            kernel["shared"] = int(shared[1]) if shared else 0
+        elif line.strip() and not line.startswith("ptxas info"):
+            rest.append(line)
+    return kernels, rest
+
+
+def compile_one(job):
+    """The image of one file for one architecture, its kernels' usage, and the compiler's warnings."""
+    name, arch = job
+    files = sources()
+    headers = [header for header in files if header.endswith(".cuh")]
+    # Headers are handed over, not found: no path of this machine can get into the image.
+    program = ctypes.c_void_p()
+    call("nvrtcCreateProgram", ctypes.byref(program), files[name], name.encode(), len(headers),
+         strings([files[header] for header in headers]), strings([header.encode() for header in headers]))
+    options = strings([option.encode() for option in [f"--gpu-architecture={arch}", *OPTIONS]])
+    compiled = nvrtc().nvrtcCompileProgram(program, len(options), options) == 0
+    log = fetch(program, "ProgramLog").rstrip(b"\0").decode()
+    if not compiled:
+        raise Failure(f"{name} for {arch}:\n{log}")
+    image = fetch(program, "CUBIN" if arch.startswith("sm_") else "PTX")
+    call("nvrtcDestroyProgram", ctypes.byref(program))
+    return image, *usage(log)
+
+
+def compile_all(names, jobs):
+    """Images and usage by file and architecture."""
+    # The longest sources first, so that no process is left with a long one at the end.
+    work = sorted(((name, arch) for name in names for arch in ARCHS), key=lambda job: -(KERNELS / job[0]).stat().st_size)
+    with concurrent.futures.ProcessPoolExecutor(max_workers=jobs) as pool:
+        results = dict(zip(work, pool.map(compile_one, work)))
+    faults = []
+    for (name, arch), (_, kernels, messages) in sorted(results.items()):
+        for message in messages:
+            print(f"{name} for {arch}: {message}", file=sys.stderr)
+        for kernel, used in kernels.items():
+            if used["stack"] or used["spilled"]:
+                faults.append(f"kernel {kernel} ({name}) for {arch}: {used['spilled']} bytes of registers spilled, "
+                              f"stack frame of {used['stack']} bytes")
+    if faults:
+        raise Failure("\n".join(faults))
+    return {name: {arch: results[name, arch][:2] for arch in ARCHS} for name in names}
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def image_name(name, arch):
+    kind = "cubin" if arch.startswith("sm_") else "ptx"
+    return f"{name.removesuffix('.cu')}.{arch}.{kind}.z"
+
+
+def manifest_of(files, images):
+    """The manifest as text: one line a kernel."""
+    name, version = requirement()
+    text = json.dumps({
+        "compiler": f"{name} {version}",
+        "options": OPTIONS,
+        "sources": {name: sha256(data) for name, data in files.items()},
+        "images": [
+            {"source": name.removesuffix(".cu"), "arch": arch, "file": image_name(name, arch), "bytes": len(image),
+             "sha256": sha256(image), "kernels": kernels}
+            for name, archs in images.items() for arch, (image, kernels) in archs.items()
+        ],
+    }, indent=1)
+    return re.sub(r'\{\s*("registers"[^}]*?)\s*\}', lambda match: "{" + re.sub(r"\s+", " ", match[1]) + "}", text) + "\n"
+
+
+def unpacked(path):
+    """An image of prebuilt/, or None if it is missing or damaged."""
+    try:
+        return zlib.decompress(path.read_bytes())
+    except (FileNotFoundError, zlib.error):
+        return None
+
+
+def differences(manifest, images):
+    """How prebuilt/ differs from what the sources give."""
+    # Images are compared as they are after unpacking: deflate's output is another one in other versions of zlib.
+    for path, image in images.items():
+        if unpacked(path) != image:
+            yield f"{path.name} {'differs' if path.exists() else 'is missing'}"
+    for path in sorted(PREBUILT.glob("*.z")):
+        if path not in images:
+            yield f"{path.name} has no source"
+    if not MANIFEST.exists() or MANIFEST.read_text() != manifest:
+        yield f"{MANIFEST.name} {'differs' if MANIFEST.exists() else 'is missing'}"
+
+
+def write(manifest, images):
+    PREBUILT.mkdir(exist_ok=True)
+    for path in PREBUILT.glob("*.z"):
+        if path not in images:
+            path.unlink()
+    for path, image in images.items():
+        if unpacked(path) != image:
+            path.write_bytes(zlib.compress(image, 9))
+    MANIFEST.write_text(manifest)
+
+
+def report(images):
+    for name, archs in images.items():
+        for arch, (image, kernels) in archs.items():
+            print(f"{name} for {arch}: {len(image)} bytes")
+            for kernel, used in kernels.items():
+                print(f"  {kernel:40} {used['registers']:3} registers, {used['shared']} bytes of static shared memory")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", help="names of kernel files, without .cu")
+    parser.add_argument("--check", action="store_true", help="compare with prebuilt/ instead of writing it")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    args = parser.parse_args()
+    nvrtc()
+    files = sources()
+    names = [f"{name.removesuffix('.cu')}.cu" for name in args.files] or [name for name in files if name.endswith(".cu")]
+    if unknown := [name for name in names if name not in files]:
+        raise Failure(f"no {', '.join(unknown)} in {KERNELS}")
+    built = compile_all(names, args.jobs)
+    if args.files:
+        return report(built)
+    manifest = manifest_of(files, built)
+    images = {PREBUILT / image_name(name, arch): image for name in built for arch, (image, _) in built[name].items()}
+    if args.check:
+        if found := list(differences(manifest, images)):
+            raise Failure("kernels/prebuilt is not what the sources give: " + ", ".join(found) + f"; {CURE}")
+    else:
+        write(manifest, images)
+    kernels = {kernel for archs in built.values() for _, used in archs.values() for kernel in used}
+    packed = sum(path.stat().st_size for path in images)
+    print(f"{len(kernels)} kernels in {len(images)} images: {packed} bytes, {sum(map(len, images.values()))} unpacked")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f"compile.py: {failure}")

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// Runs of values, moved 16 bytes at a time and computed in f32.
+#pragma once
+
+#include "prims.cuh"
+
+// Values that one access moves.
+template <class T, u32 N> constexpr u32 PER_ACCESS = N < PER_16_BYTES<T> ? N : PER_16_BYTES<T>;
+
+// N values from an address aligned to 16 bytes, or to all of them if that is less.
+template <u32 N, class T> DEVICE void load(float (&to)[N], const T* from) {
+    constexpr u32 M = PER_ACCESS<T, N>;
+#pragma unroll
+    for (u32 i = 0; i < N; i += M) {
+        const auto v = *reinterpret_cast<const Vector<T, M>*>(from + i);
+#pragma unroll
+        for (u32 j = 0; j < M; ++j) to[i + j] = to_float(v.values[j]);
+    }
+}
+
+// N values to an address aligned in the same way.
+template <u32 N, class T> DEVICE void store(T* to, const float (&from)[N]) {
+    constexpr u32 M = PER_ACCESS<T, N>;
+#pragma unroll
+    for (u32 i = 0; i < N; i += M) {
+        Vector<T, M> v;
+#pragma unroll
+        for (u32 j = 0; j < M; ++j) v.values[j] = from_float<T>(from[i + j]);
+        *reinterpret_cast<Vector<T, M>*>(to + i) = v;
+    }
+}
+
+// The same where a run may end early or lie anywhere: `count` values, all at once if `aligned`.
+template <u32 N, class T> DEVICE void load_some(float (&to)[N], const T* from, u32 count, bool aligned) {
+    if (aligned && count >= N) return load(to, from);
+#pragma unroll
+    for (u32 i = 0; i < N; ++i) to[i] = i < count ? to_float(from[i]) : 0.0f;
+}
+
+template <u32 N, class T> DEVICE void store_some(T* to, const float (&from)[N], u32 count, bool aligned) {
+    if (aligned && count >= N) return store(to, from);
+#pragma unroll
+    for (u32 i = 0; i < N; ++i)
+        if (i < count) to[i] = from_float<T>(from[i]);
+}

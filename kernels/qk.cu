@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// Queries and keys: RMS norm over the whole row, rotary position embedding in each head, means over each window. Rows are
+// in window order: 128 tokens of 2 frames x 8 rows x 8 columns each.
+
+#include "prims.cuh"
+
+namespace {
+
+constexpr u32 THREADS = 128;
+constexpr u32 HEAD = 128;
+constexpr u32 WINDOW = 128;
+constexpr u32 SIDE = 8;
+constexpr u32 MAX_GROUPS = 64;
+constexpr float EPS = 1e-6f;
+
+// Channel pairs of a head that turn with the frame; as many with the row, and with the column.
+constexpr u32 TIME_PAIRS = 22, SPACE_PAIRS = 21;
+
+struct Turn {
+    float cos, sin;
+};
+
+struct QkArgs {
+    const void* qkv;
+    const float* norm_q;
+    const float* norm_k;
+    // For each frame, then each row, then each column of the grid: the turns of its pairs.
+    const Turn* turns;
+    void* q;
+    u32 tokens, dim, frames, rows, cols;
+    // One per frame pair.
+    void* k[MAX_GROUPS];
+    void* v[MAX_GROUPS];
+};
+
+// The turn of a channel pair of a head for the token at `index`.
+DEVICE Turn turn_of(const QkArgs& args, u32 index, u32 pair) {
+    const u32 window_cols = args.cols / SIDE, windows = args.rows / SIDE * window_cols;
+    const u32 window = index / WINDOW, token = index % WINDOW;
+    if (pair < TIME_PAIRS) {
+        const u32 frame = window / windows * 2 + token / (SIDE * SIDE);
+        return args.turns[frame * TIME_PAIRS + pair];
+    }
+    const Turn* space = args.turns + args.frames * TIME_PAIRS;
+    if (pair < TIME_PAIRS + SPACE_PAIRS) {
+        const u32 row = window % windows / window_cols * SIDE + token / SIDE % SIDE;
+        return space[row * SPACE_PAIRS + pair - TIME_PAIRS];
+    }
+    const u32 col = window % windows % window_cols * SIDE + token % SIDE;
+    return space[(args.rows + col) * SPACE_PAIRS + pair - TIME_PAIRS - SPACE_PAIRS];
+}
+
+// A warp takes the queries (block_y 0), keys (1) or values (2) of a token. Heads are as wide as a multiple of what a warp
+// reads at once divides, so that a lane sees the same channels of every head it reads and keeps their turns.
+template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
+    constexpr u32 N = PER_16_BYTES<T>;
+    static_assert(WARP * N % HEAD == 0, "a lane sees the same channels of every head");
+    using Piece = Vector<T, N>;
+    const u32 token = block_x() * (THREADS / WARP) + warp();
+    if (token >= args.tokens) return;
+    const u32 dim = args.dim, part = block_y(), group_tokens = args.tokens / (args.frames / 2);
+    const T* x = static_cast<const T*>(args.qkv) + u64(token) * 3 * dim + part * dim;
+    const u64 place = part == 0 ? token : token % group_tokens;
+    void* base = part == 0 ? args.q : part == 1 ? args.k[token / group_tokens] : args.v[token / group_tokens];
+    T* out = static_cast<T*>(base) + place * dim;
+
+    if (part == 2) {
+        for (u32 col = lane() * N; col < dim; col += WARP * N)
+            *reinterpret_cast<Piece*>(out + col) = *reinterpret_cast<const Piece*>(x + col);
+        return;
+    }
+    float squares = 0;
+    for (u32 col = lane() * N; col < dim; col += WARP * N) {
+        const auto v = *reinterpret_cast<const Piece*>(x + col);
+#pragma unroll
+        for (u32 i = 0; i < N; ++i) squares += to_float(v.values[i]) * to_float(v.values[i]);
+    }
+    const float inverse = 1.0f / sqrtf(warp_sum(squares) / float(dim) + EPS);
+
+    Turn turns[N / 2];
+#pragma unroll
+    for (u32 i = 0; i < N / 2; ++i) turns[i] = turn_of(args, token, lane() * N % HEAD / 2 + i);
+    const float* gamma = part == 0 ? args.norm_q : args.norm_k;
+    for (u32 col = lane() * N; col < dim; col += WARP * N) {
+        auto v = *reinterpret_cast<const Piece*>(x + col);
+        Vector<float, 4> scale[N / 4];
+#pragma unroll
+        for (u32 i = 0; i < N / 4; ++i) scale[i] = *reinterpret_cast<const Vector<float, 4>*>(gamma + col + 4 * i);
+#pragma unroll
+        for (u32 i = 0; i < N; i += 2) {
+            const float a = to_float(v.values[i]) * inverse * scale[i / 4].values[i % 4];
+            const float b = to_float(v.values[i + 1]) * inverse * scale[i / 4].values[i % 4 + 1];
+            const Turn turn = turns[i / 2];
+            v.values[i] = from_float<T>(a * turn.cos - b * turn.sin);
+            v.values[i + 1] = from_float<T>(a * turn.sin + b * turn.cos);
+        }
+        *reinterpret_cast<Piece*>(out + col) = v;
+    }
+}
+
+struct MeanArgs {
+    const void* q;
+    float* q_mean;
+    u32 dim, group_windows;
+    // One per frame pair.
+    const void* k[MAX_GROUPS];
+    float* k_mean[MAX_GROUPS];
+};
+
+// Rows of a window that a block reads at once.
+template <class T> constexpr u32 ROWS = THREADS * PER_16_BYTES<T> / HEAD;
+
+template <class T> struct MeanShared {
+    float sums[ROWS<T>][HEAD];
+};
+
+// A block takes one head of one window of the queries (block_z 0) or the keys (1).
+template <class T> DEVICE void window_means(const MeanArgs& args) {
+    constexpr u32 N = PER_16_BYTES<T>;
+    auto& sums = shared_memory<MeanShared<T>>().sums;
+    const u32 window = block_x(), group = window / args.group_windows, in_group = window % args.group_windows;
+    const bool keys = block_z() == 1;
+    const u64 place = keys ? in_group : window;
+    const T* x = static_cast<const T*>(keys ? args.k[group] : args.q) + place * WINDOW * args.dim;
+    const u32 col = thread() * N % HEAD, first = thread() * N / HEAD;
+
+    float sum[N] = {};
+#pragma unroll 8
+    for (u32 row = first; row < WINDOW; row += ROWS<T>) {
+        const auto v = *reinterpret_cast<const Vector<T, N>*>(x + u64(row) * args.dim + block_y() * HEAD + col);
+#pragma unroll
+        for (u32 i = 0; i < N; ++i) sum[i] += to_float(v.values[i]);
+    }
+#pragma unroll
+    for (u32 i = 0; i < N; ++i) sums[first][col + i] = sum[i];
+    block_barrier();
+    float total = 0;
+    for (u32 row = 0; row < ROWS<T>; ++row) total += sums[row][thread()];
+    float* mean = (keys ? args.k_mean[group] : args.q_mean) + place * args.dim;
+    mean[block_y() * HEAD + thread()] = total / float(WINDOW);
+}
+
+}
+
+KERNELS(qk_norm_rope, THREADS, NoSharedFor, QkArgs)
+KERNELS(window_means, THREADS, MeanShared, MeanArgs)

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! NVIDIA's GPUs: CUDA's driver, which is opened at run time, and the kernels that this crate brings. A user needs the driver
+//! and nothing else of CUDA; without it, [`Nvidia::open`] says so.
+
+mod device;
+mod fault;
+mod images;
+mod queue;
+mod staging;
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUresult};
+
+use super::driver::{Address, Driver, Memory};
+use crate::error::{Error, Result};
+
+use device::Device;
+pub use queue::NvidiaQueue;
+
+/// A GPU of NVIDIA's.
+#[derive(Clone)]
+pub struct Nvidia {
+    device: Arc<Device>,
+}
+
+impl Nvidia {
+    /// How many GPUs there are; none if there is no driver.
+    ///
+    /// # Errors
+    /// If there is a driver that does not work.
+    pub fn count() -> Result<usize> {
+        Ok(device::count()?.unsigned_abs() as usize)
+    }
+
+    /// The GPU of this number, as `nvidia-smi` counts unless `CUDA_VISIBLE_DEVICES` or `CUDA_DEVICE_ORDER` say otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no driver, no such GPU, or if it is too old.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        Ok(Self { device: Arc::new(Device::open(ordinal)?) })
+    }
+
+    /// The compute capability, such as (9, 0) of an H200.
+    pub fn capability(&self) -> (u32, u32) {
+        self.device.capability()
+    }
+}
+
+impl Memory for Nvidia {
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        self.device.bind()?;
+        let mut address = 0;
+        // SAFETY: the driver writes one address. It aligns memory to 256 bytes (CUDA C++ Programming Guide, section "Size and
+        // Alignment Requirement").
+        match unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1)) } {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let available = self.bytes().map_or(0, |(free, _)| free);
+                Err(Error::NoSpace { needed: bytes as u64, available })
+            }
+            code => self.device.check(format_args!("cuMemAlloc of {bytes} bytes"), code).map(|()| address),
+        }
+    }
+
+    fn free(&self, address: Address, _bytes: usize) {
+        // After a fault of the device there is nothing to be had back.
+        if self.device.bind().is_ok() {
+            // SAFETY: `allocate` gave it; the driver waits for work that uses it.
+            unsafe { sys::cuMemFree_v2(address) };
+        }
+    }
+
+    fn bytes(&self) -> Result<(u64, u64)> {
+        self.device.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the driver writes two integers.
+        self.device.check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
+        Ok((free as u64, total as u64))
+    }
+}
+
+impl Driver for Nvidia {
+    type Queue = NvidiaQueue;
+
+    fn name(&self) -> String {
+        self.device.name().into()
+    }
+
+    fn queue(&self) -> Result<NvidiaQueue> {
+        NvidiaQueue::new(self.device.clone())
+    }
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! A queue of work: a stream that does not wait for the default one.
+
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUstream, CUstream_flags};
+use parking_lot::Mutex;
+
+use super::device::Device;
+use super::staging::{Event, Pinned, Ring};
+use crate::backend::cuda::driver::{Address, Args, Kernel, Queue};
+use crate::error::{Error, Result};
+
+/// Bytes that are copied at a time: while the device copies one piece, the processor copies the next.
+const PIECE_BYTES: usize = 4 << 20;
+/// Bytes of uploads that may be under way: two full-HD frames of 16-bit RGBA.
+const UPLOAD_BYTES: usize = 32 << 20;
+
+/// What uploads go through: values stay there until the device has fetched them.
+struct Upload {
+    memory: Pinned,
+    ring: Ring<Event>,
+}
+
+/// A queue of work on a [`super::Nvidia`].
+pub struct NvidiaQueue {
+    device: Arc<Device>,
+    stream: CUstream,
+    upload: Mutex<Option<Upload>>,
+    /// What downloads go through: two pieces.
+    download: Mutex<Option<Pinned>>,
+}
+
+// SAFETY: any thread that has bound the device may use its streams; what is staged is behind locks.
+unsafe impl Send for NvidiaQueue {}
+// SAFETY: as above.
+unsafe impl Sync for NvidiaQueue {}
+
+impl NvidiaQueue {
+    pub(super) fn new(device: Arc<Device>) -> Result<Self> {
+        device.bind()?;
+        let mut stream = ptr::null_mut();
+        // SAFETY: the driver writes one pointer.
+        let code = unsafe { sys::cuStreamCreate(&mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
+        device.check("cuStreamCreate", code)?;
+        Ok(Self { device, stream, upload: Mutex::default(), download: Mutex::default() })
+    }
+
+    /// Waits for the device after an error or before an end, to leave no copy under way. The outcome says nothing new.
+    fn settle(&self) {
+        if self.device.bind().is_ok() {
+            // SAFETY: the stream is alive.
+            unsafe { sys::cuStreamSynchronize(self.stream) };
+        }
+    }
+
+    fn upload_pieces(&self, upload: &mut Upload, mut to: Address, from: &[u8]) -> Result<()> {
+        for piece in from.chunks(PIECE_BYTES) {
+            let room = upload.ring.take(piece.len(), Event::wait)?;
+            upload.memory.write(room.offset, piece);
+            let staged = upload.memory.part(room.offset, piece.len());
+            // SAFETY: the engine uploads into memory that it has allocated; the piece is held until the copy is done.
+            let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, staged.cast(), piece.len(), self.stream) };
+            self.device.check(format_args!("cuMemcpyHtoDAsync of {} bytes", piece.len()), code)?;
+            upload.ring.hold(&room, Event::record(&self.device, self.stream)?);
+            to += piece.len() as Address;
+        }
+        Ok(())
+    }
+
+    fn download_pieces(&self, memory: &Pinned, to: &mut [u8], mut from: Address) -> Result<()> {
+        // The piece that is under way.
+        let mut last: Option<(Event, usize, &mut [u8])> = None;
+        for (number, piece) in to.chunks_mut(PIECE_BYTES).enumerate() {
+            let offset = number % 2 * PIECE_BYTES;
+            let staged = memory.part(offset, piece.len());
+            // SAFETY: the engine downloads from memory that it has allocated; nobody reads the piece before its event.
+            let code = unsafe { sys::cuMemcpyDtoHAsync_v2(staged.cast(), from, piece.len(), self.stream) };
+            self.device.check(format_args!("cuMemcpyDtoHAsync of {} bytes", piece.len()), code)?;
+            from += piece.len() as Address;
+            let event = Event::record(&self.device, self.stream)?;
+            if let Some((event, offset, piece)) = last.replace((event, offset, piece)) {
+                event.wait()?;
+                memory.read(offset, piece);
+            }
+        }
+        if let Some((event, offset, piece)) = last {
+            event.wait()?;
+            memory.read(offset, piece);
+        }
+        Ok(())
+    }
+}
+
+impl Queue for NvidiaQueue {
+    fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
+        self.device.bind()?;
+        let mut upload = self.upload.lock();
+        let upload = match &mut *upload {
+            Some(upload) => upload,
+            None => {
+                let memory = Pinned::new(&self.device, UPLOAD_BYTES)?;
+                upload.insert(Upload { memory, ring: Ring::new(UPLOAD_BYTES) })
+            }
+        };
+        self.upload_pieces(upload, to, from).inspect_err(|_| self.settle())
+    }
+
+    fn download(&self, to: &mut [u8], from: Address) -> Result<()> {
+        self.device.bind()?;
+        let mut memory = self.download.lock();
+        let memory = match &mut *memory {
+            Some(memory) => memory,
+            None => memory.insert(Pinned::new(&self.device, 2 * PIECE_BYTES)?),
+        };
+        self.download_pieces(memory, to, from).inspect_err(|_| self.settle())
+    }
+
+    fn fill(&self, to: Address, value: u8, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.device.bind()?;
+        // SAFETY: the engine fills memory that it has allocated.
+        let code = unsafe { sys::cuMemsetD8Async(to, value, bytes, self.stream) };
+        self.device.check(format_args!("cuMemsetD8Async of {bytes} bytes"), code)
+    }
+
+    fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()> {
+        let [x, y, z] = grid;
+        if grid.contains(&0) || x > i32::MAX as u32 || y > 65_535 || z > 65_535 {
+            return Err(Error::Compute(format!("kernel {}: no GPU takes a grid of {grid:?}", kernel.name)));
+        }
+        let function = self.device.function(kernel)?;
+        let mut parameters: [*mut c_void; 1] = [ptr::from_ref(args).cast_mut().cast()];
+        // SAFETY: the kernel takes one parameter, which `Args` promises to be laid out as it is there, and which the driver
+        // copies before it returns.
+        let code = unsafe {
+            sys::cuLaunchKernel(
+                function,
+                x,
+                y,
+                z,
+                kernel.threads,
+                1,
+                1,
+                kernel.shared,
+                self.stream,
+                parameters.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        self.device.check(format_args!("cuLaunchKernel of {}", kernel.name), code)
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.device.bind()?;
+        // Of the driver's ways to wait, an event's is the one that can be told not to keep a processor busy.
+        Event::record(&self.device, self.stream)?.wait()
+    }
+}
+
+impl Drop for NvidiaQueue {
+    fn drop(&mut self) {
+        self.settle();
+        if self.device.bind().is_ok() {
+            // SAFETY: it is alive, and this is its last use. Staging memory and events go after it.
+            unsafe { sys::cuStreamDestroy_v2(self.stream) };
+        }
+    }
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Queries and keys: `kernels/qk.cu`.
+
+use super::driver::{Address, Args, Driver, kernels};
+use super::tensor::{CudaTensor, Shape};
+use super::{CudaBackend, Kernels, Precision, Weight, index};
+use crate::backend::{Grid, HEAD_DIM, KvGroup, Qkv, Rope};
+use crate::error::{Error, Result};
+
+const THREADS: u32 = 128;
+/// Each warp takes one row.
+const ROWS_PER_BLOCK: usize = THREADS as usize / 32;
+/// Frame pairs whose addresses fit into a kernel's arguments.
+pub(super) const MAX_GROUPS: usize = 64;
+
+const QK_NORM_ROPE: Kernels = kernels!("qk", "qk_norm_rope", THREADS, [0; 3]);
+/// A head of partial sums for each of the rows that a block reads at once.
+const WINDOW_MEANS: Kernels = kernels!("qk", "window_means", THREADS, [4 * 512, 8 * 512, 8 * 512]);
+
+/// `QkArgs` of qk.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct QkArgs {
+    qkv: Address,
+    norm_q: Address,
+    norm_k: Address,
+    turns: Address,
+    q: Address,
+    tokens: u32,
+    dim: u32,
+    frames: u32,
+    rows: u32,
+    cols: u32,
+    k: [Address; MAX_GROUPS],
+    v: [Address; MAX_GROUPS],
+}
+
+// SAFETY: laid out as the kernels' struct.
+unsafe impl Args for QkArgs {}
+
+/// `MeanArgs` of qk.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct MeanArgs {
+    q: Address,
+    q_mean: Address,
+    dim: u32,
+    group_windows: u32,
+    k: [Address; MAX_GROUPS],
+    k_mean: [Address; MAX_GROUPS],
+}
+
+// SAFETY: laid out as the kernels' struct.
+unsafe impl Args for MeanArgs {}
+
+/// One address per frame pair, as kernels take them.
+pub(super) fn addresses<'a>(tensors: impl ExactSizeIterator<Item = &'a CudaTensor>) -> Result<[Address; MAX_GROUPS]> {
+    let count = tensors.len();
+    if count > MAX_GROUPS {
+        return Err(Error::Compute(format!(
+            "{count} frame pairs of keys are more than the {MAX_GROUPS} that the CUDA backend takes: lower kv-ratio"
+        )));
+    }
+    let mut all = [0; MAX_GROUPS];
+    all.iter_mut().zip(tensors).for_each(|(address, tensor)| *address = tensor.address());
+    Ok(all)
+}
+
+impl<D: Driver> CudaBackend<D> {
+    pub(super) fn run_qk_norm_rope(
+        &self,
+        qkv: &CudaTensor,
+        norm_q: &Weight,
+        norm_k: &Weight,
+        rope: &Rope,
+        grid: Grid,
+    ) -> Result<Qkv<CudaTensor>> {
+        let (tokens, cols) = qkv.rows_dims()?;
+        let dim = cols / 3;
+        let fits = tokens == grid.tokens()
+            && tokens > 0
+            && cols == 3 * dim
+            && dim > 0
+            && dim.is_multiple_of(HEAD_DIM)
+            && rope.positions() == [grid.frames, grid.rows, grid.cols];
+        if !fits {
+            return Err(Error::Compute(format!(
+                "qkv of {tokens} x {cols}, RoPE of {:?} for {grid:?}",
+                rope.positions()
+            )));
+        }
+        let turns: Vec<f32> = rope.table().flat_map(|(cos, sin)| [cos, sin]).collect();
+        let turns = self.upload(Shape::Rows(turns.len() / 2, 2), Precision::F32, &turns)?;
+        let means = |windows| self.tensor(Shape::Rows(windows, dim), Precision::F32);
+        let q = self.empty_rows(tokens, dim)?;
+        let q_mean = means(grid.groups() * grid.windows())?;
+        let group = || {
+            let rows = || self.empty_rows(tokens / grid.groups(), dim);
+            Ok(KvGroup { k: rows()?, v: rows()?, k_mean: means(grid.windows())? })
+        };
+        let groups = (0..grid.groups()).map(|_| group()).collect::<Result<Vec<_>>>()?;
+
+        let k = addresses(groups.iter().map(|g| &g.k))?;
+        let args = QkArgs {
+            qkv: qkv.address(),
+            norm_q: norm_q.address(),
+            norm_k: norm_k.address(),
+            turns: turns.address(),
+            q: q.address(),
+            tokens: index(tokens)?,
+            dim: index(dim)?,
+            frames: index(grid.frames)?,
+            rows: index(grid.rows)?,
+            cols: index(grid.cols)?,
+            k,
+            v: addresses(groups.iter().map(|g| &g.v))?,
+        };
+        self.launch(&QK_NORM_ROPE, [tokens.div_ceil(ROWS_PER_BLOCK), 3, 1], &args)?;
+        let args = MeanArgs {
+            q: q.address(),
+            q_mean: q_mean.address(),
+            dim: index(dim)?,
+            group_windows: index(grid.windows())?,
+            k,
+            k_mean: addresses(groups.iter().map(|g| &g.k_mean))?,
+        };
+        self.launch(&WINDOW_MEANS, [grid.groups() * grid.windows(), dim / HEAD_DIM, 2], &args)?;
+        Ok(Qkv { q, q_mean, groups })
+    }
+}
