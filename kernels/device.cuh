@@ -10,6 +10,10 @@
     static_assert(sizeof(Args) <= 4096, "arguments of " #name);                                         \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
 
+#define KERNEL_RESIDENT(name, threads, blocks, Shared, Args)                                            \
+    static_assert(sizeof(Args) <= 4096, "arguments of " #name);                                         \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Args args)
+
 DEVICE u32 thread() { return threadIdx.x; }
 DEVICE u32 block_x() { return blockIdx.x; }
 DEVICE u32 block_y() { return blockIdx.y; }

@@ -25,9 +25,9 @@ template <class T> struct Rows {
     const T* x;
     u32 rows, inputs;
 
-    Row row(u32 m) const { return m < rows ? x + u64(m) * inputs : nullptr; }
-    void enter(u32) const {}
-    const T* channels(Row row) const { return row; }
+    METHOD Row row(u32 m) const { return m < rows ? x + u64(m) * inputs : nullptr; }
+    METHOD void enter(u32) const {}
+    METHOD const T* channels(Row row) const { return row; }
 };
 
 // GELU in its tanh form (Hendrycks & Gimpel 2016, section 2).
@@ -40,7 +40,7 @@ DEVICE float silu(float x) { return x / (1.0f + expf(-x)); }
 template <class T> struct LinearResult {
     const LinearArgs& args;
 
-    template <int N> void store_some(u32 row, u32 column, const Vector<float, N>& sums) const {
+    template <int N> METHOD void store_some(u32 row, u32 column, const Vector<float, N>& sums) const {
         auto y = sums;
         const u64 at = u64(row) * args.columns + column;
         const auto bias = read<float, N>(args.bias + column);
@@ -65,7 +65,7 @@ template <class T> struct LinearResult {
         write(static_cast<T*>(args.out) + at, y);
     }
 
-    template <int N> void store(u32 row, u32 column, const Vector<float, N>& sums) const {
+    template <int N> METHOD void store(u32 row, u32 column, const Vector<float, N>& sums) const {
         if (row >= args.rows) return;
         if (args.columns % N == 0) {
             if (column < args.columns) store_some(row, column, sums);
@@ -90,7 +90,7 @@ template <class T> DEVICE void linear_odd(const LinearArgs& args) { linear<T, Mi
 
 }
 
-KERNELS(linear_wide, THREADS, WideShared, LinearArgs)
-KERNELS(linear_middle, THREADS, MiddleShared, LinearArgs)
-KERNELS(linear_narrow, THREADS, NarrowShared, LinearArgs)
-KERNELS(linear_odd, THREADS, MiddleShared, LinearArgs)
+KERNELS_RESIDENT(linear_wide, THREADS, BLOCKS, WideShared, LinearArgs)
+KERNELS_RESIDENT(linear_middle, THREADS, BLOCKS, MiddleShared, LinearArgs)
+KERNELS_RESIDENT(linear_narrow, THREADS, BLOCKS, NarrowShared, LinearArgs)
+KERNELS_RESIDENT(linear_odd, THREADS, BLOCKS, MiddleShared, LinearArgs)

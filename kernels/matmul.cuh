@@ -2,14 +2,15 @@
 //
 // The product under linear layers and convolutions: result[m][n] = sum over k of left[m][k] * weights[n][k], in tiles.
 //
-// The left side is read where it lies, as an implicit matrix: k runs over segments (the taps of a convolution; one for a
-// linear layer) and in each over the channels of one pixel or row. Weights are packed as [n][segment][channel] with n
+// The left side is read where it lies, as an implicit matrix: k runs over segments (the taps of a convolution; one for
+// a linear layer) and in each over the channels of one pixel or row. Weights are packed as [n][segment][channel] with n
 // filled up to whole tiles and channels to whole steps, so that they are read without a check. What happens to a sum
 // before it is stored is up to the caller.
 //
-// Tiles pass through shared memory in a ring of stages of which each holds a step of 64 bytes of k. The four 16-byte pieces
-// of a row are swizzled by bits 1 and 2 of its number: eight rows that lie one above the other then fill all banks once,
-// both when they are written and when ldmatrix reads them. bf16 and f16 go through the tensor cores, f32 through plain FMA.
+// Tiles pass through shared memory in a ring of stages of which each holds a step of 64 bytes of k. The four 16-byte
+// pieces of a row are swizzled by bits 1 and 2 of its number: eight rows that lie one above the other then fill all
+// banks once, when they are written and when ldmatrix reads them. bf16 and f16 go through the tensor cores, f32 through
+// plain FMA.
 #pragma once
 
 #include "prims.cuh"
@@ -18,6 +19,8 @@ namespace {
 
 constexpr u32 THREADS = 256;
 constexpr u32 WARPS = THREADS / WARP;
+// On a multiprocessor: while one waits at its barrier, the other multiplies.
+template <class T> constexpr u32 BLOCKS = sizeof(T) == 2 ? 2 : 1;
 constexpr u32 PIECES = 4;
 template <class T> constexpr u32 STEP = PIECES * PER_16_BYTES<T>;
 
@@ -66,8 +69,8 @@ template <class Tile> DEVICE void find_tile(u32 rows, u32 columns, u32& row, u32
 
 // Fills the stages. Each thread loads the same piece of several rows.
 //
-// The left side is a class with `Row`, what is to be known about a row; `Row row(u32 m)`; `void enter(u32 segment)`; and
-// `const T* channels(const Row&)`, the row's channels in that segment, or null for zeros.
+// The left side is a class with `Row`, what is to be known about a row; `Row row(u32 m)`; `void enter(u32 segment)`;
+// and `const T* channels(Row)`, the row's channels in that segment, or null for zeros.
 template <class T, class Tile, class Left> struct Loader {
     static constexpr u32 STRIDE = THREADS / PIECES, ROWS = Tile::M / STRIDE, WEIGHTS = divide_up(Tile::N, STRIDE);
 
@@ -98,7 +101,8 @@ DEVICE void start(Loader<T, Tile, Left>& own, const Product& product, u32 row, u
     own.inputs = product.inputs;
     own.segments = product.segments;
     own.segment = own.channel = 0;
-    own.weights = static_cast<const T*>(product.weights) + u64(column + first) * product.depth + piece * PER_16_BYTES<T>;
+    const T* weights = static_cast<const T*>(product.weights) + u64(column + first) * product.depth;
+    own.weights = weights + piece * PER_16_BYTES<T>;
 #pragma unroll
     for (u32 i = 0; i < own.ROWS; ++i) own.rows[i] = own.left.row(row + first + i * own.STRIDE);
     find_sources(own);

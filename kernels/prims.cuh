@@ -6,6 +6,8 @@
 //   KERNEL(name, threads, Shared, Args)   defines a kernel: blocks of `threads` threads in one dimension, a block's shared
 //                                         memory as one struct (NoShared: none), one struct of arguments named `args`
 //   KERNELS(name, threads, Shared, Args)  the same, for the storage types float, bf16 and f16, as templates of the type
+//   KERNEL_RESIDENT, KERNELS_RESIDENT     the same with, after the threads, the blocks that a multiprocessor shall hold at
+//                                         once: the compiler keeps registers to that (for KERNELS_, as blocks<T>)
 //   DEVICE, METHOD                        what stands before a function of a kernel, and before a member of a struct
 //   thread(), block_x/y/z()               where we are
 //   block_barrier(), warp_barrier()       all threads of the block, of the warp
@@ -45,6 +47,11 @@ struct NoShared {};
     KERNEL(name##_f32, threads, Shared<float>, Args) { name<float>(args); }                             \
     KERNEL(name##_bf16, threads, Shared<bf16>, Args) { name<bf16>(args); }                              \
     KERNEL(name##_f16, threads, Shared<f16>, Args) { name<f16>(args); }
+
+#define KERNELS_RESIDENT(name, threads, blocks, Shared, Args)                                           \
+    KERNEL_RESIDENT(name##_f32, threads, blocks<float>, Shared<float>, Args) { name<float>(args); }     \
+    KERNEL_RESIDENT(name##_bf16, threads, blocks<bf16>, Shared<bf16>, Args) { name<bf16>(args); }       \
+    KERNEL_RESIDENT(name##_f16, threads, blocks<f16>, Shared<f16>, Args) { name<f16>(args); }
 
 // Shared memory of kernels that need none, for KERNELS.
 template <class T> using NoSharedFor = NoShared;

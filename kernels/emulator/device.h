@@ -23,6 +23,8 @@
          [](const void* args) { name(*static_cast<const Args*>(args)); }}};                             \
     static void name(const Args& args)
 
+#define KERNEL_RESIDENT(name, threads, blocks, Shared, Args) KERNEL(name, threads, Shared, Args)
+
 DEVICE u32 thread() { return emulator::block()->running; }
 DEVICE u32 block_x() { return emulator::block()->index[0]; }
 DEVICE u32 block_y() { return emulator::block()->index[1]; }

@@ -2,65 +2,241 @@
 
 //! Convolutions: `kernels/conv.cu`.
 
-use super::driver::Driver;
-use super::{CudaBackend, CudaTensor};
+use super::driver::{Address, Args, Driver, kernels};
+use super::product::{Packed, THREADS, Tile};
+use super::tensor::Shape;
+use super::{CudaBackend, CudaTensor, Kernels, flat, index};
 use crate::backend::HostTensor;
 use crate::error::{Error, Result};
 
+const CONV: [Kernels; 4] = [
+    kernels!("conv", "conv_wide", THREADS, Tile::WIDE_SHARED),
+    kernels!("conv", "conv_middle", THREADS, Tile::MIDDLE_SHARED),
+    kernels!("conv", "conv_narrow", THREADS, Tile::NARROW_SHARED),
+    kernels!("conv", "conv_odd", THREADS, Tile::MIDDLE_SHARED),
+];
+
+/// Maps that come out of a launch, at most.
+const MAX_OUTS: usize = 8;
+/// Maps that go in: two per output, and two more of the last one's four.
+const MAX_MAPS: usize = 2 * MAX_OUTS + 2;
+/// Maps under a convolution over time.
+const KERNEL_TIME: usize = 4;
+
+/// `ConvArgs` of conv.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct ConvArgs {
+    maps: [Address; MAX_MAPS],
+    outs: [Address; MAX_OUTS],
+    weights: Address,
+    bias: Address,
+    skip: Address,
+    height: u32,
+    width: u32,
+    inputs: u32,
+    columns: u32,
+    outputs: u32,
+    depth: u32,
+    segments: u32,
+    side: u32,
+    over_time: u32,
+    phases: u32,
+    replicate: u32,
+    relu: u32,
+}
+
+// SAFETY: laid out as the kernel's struct.
+unsafe impl Args for ConvArgs {}
+
 /// A causal 4x3x3 convolution.
-pub struct CudaConv3d {}
+pub struct CudaConv3d(Packed);
 
 /// A 3x3 convolution.
-pub struct CudaConv2d {}
+pub struct CudaConv2d {
+    packed: Packed,
+    parts: usize,
+}
 
-/// An upsampling stage.
-pub struct CudaUpsampleConv {}
+/// An upsampling stage: a 2x2 convolution for each of the four phases of the output's pixels, to all time steps.
+pub struct CudaUpsampleConv {
+    packed: Packed,
+    outputs: usize,
+    times: usize,
+}
+
+/// What a launch does beside the product.
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    OverTime,
+    Flat { parts: usize, skip: Option<&'a CudaTensor> },
+    Phases,
+}
 
 impl<D: Driver> CudaBackend<D> {
-    pub(super) fn conv3d_layer(&self, _weight: &HostTensor, _bias: &HostTensor) -> Result<CudaConv3d> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
+    pub(super) fn conv3d_layer(&self, weight: &HostTensor, bias: &HostTensor) -> Result<CudaConv3d> {
+        let (outputs, inputs, times, rows, cols) = weight.dims5()?;
+        if (times, rows, cols) != (KERNEL_TIME, 3, 3) {
+            return Err(Error::Compute(format!("a causal convolution of {times}x{rows}x{cols}")));
+        }
+        let weight = flat(weight)?;
+        let taps = KERNEL_TIME * 9;
+        let fill = |[_, output, tap]: [usize; 3], to: &mut [f32]| {
+            let from = &weight[output * inputs * taps + tap..];
+            to.iter_mut().zip(from.iter().step_by(taps)).for_each(|(to, from)| *to = *from);
+        };
+        Ok(CudaConv3d(self.pack([1, outputs, taps, inputs], Some(flat(bias)?), fill)?))
     }
 
     pub(super) fn conv2d_layer(
         &self,
-        _weight: &HostTensor,
-        _bias: Option<&HostTensor>,
-        _parts: usize,
+        weight: &HostTensor,
+        bias: Option<&HostTensor>,
+        parts: usize,
     ) -> Result<CudaConv2d> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
+        let (outputs, all_inputs, rows, cols) = weight.dims4()?;
+        if (rows, cols) != (3, 3) || !matches!(parts, 1 | 2) || !all_inputs.is_multiple_of(parts) {
+            return Err(Error::Compute(format!("a {rows}x{cols} convolution of {all_inputs} inputs in {parts} parts")));
+        }
+        let inputs = all_inputs / parts;
+        let (weight, bias) = (flat(weight)?, bias.map(flat).transpose()?);
+        let fill = |[_, output, segment]: [usize; 3], to: &mut [f32]| {
+            let (part, tap) = (segment / 9, segment % 9);
+            let from = &weight[(output * all_inputs + part * inputs) * 9 + tap..];
+            to.iter_mut().zip(from.iter().step_by(9)).for_each(|(to, from)| *to = *from);
+        };
+        Ok(CudaConv2d { packed: self.pack([1, outputs, 9 * parts, inputs], bias, fill)?, parts })
     }
 
-    pub(super) fn upsample_layer(&self, _grow: &HostTensor, _weight: &HostTensor) -> Result<CudaUpsampleConv> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
+    /// Merges the 1x1 growth into the 3x3 convolution, and that with nearest x2: each phase (py, px) of the output sees
+    /// 2x2 input pixels, whose weights are sums of the 3x3 ones. Merged in f64, rounded once. All taps are linear and
+    /// without bias, so the border stays exact: upsampled zeros are zeros.
+    pub(super) fn upsample_layer(&self, grow: &HostTensor, weight: &HostTensor) -> Result<CudaUpsampleConv> {
+        /// 3x3 kernel rows (or columns) that fall on input row 0 or 1 of a phase.
+        const SOURCES: [[&[usize]; 2]; 2] = [[&[0], &[1, 2]], [&[0, 1], &[2]]];
+        let (outputs, mid, rows, cols) = weight.dims4()?;
+        let (grown, inputs, ..) = grow.dims4()?;
+        let times = grown / mid.max(1);
+        if times == 0 || times > MAX_OUTS || times * mid != grown || (rows, cols) != (3, 3) {
+            return Err(Error::Compute(format!("a growth to {grown} channels before {rows}x{cols} of {mid}")));
+        }
+        let (grow, weight) = (flat(grow)?, flat(weight)?);
+        let fill = |[phase, column, tap]: [usize; 3], to: &mut [f32]| {
+            let (time, output) = (column / outputs, column % outputs);
+            let (rows, cols) = (SOURCES[phase / 2][tap / 2], SOURCES[phase % 2][tap % 2]);
+            let mut merged = vec![0.0f64; inputs];
+            for (kernel, grow) in weight[output * mid * 9..]
+                .chunks_exact(9)
+                .zip(grow[time * mid * inputs..].chunks_exact(inputs))
+                .take(mid)
+            {
+                let taps = rows.iter().flat_map(|r| cols.iter().map(move |c| f64::from(kernel[3 * r + c])));
+                let sum: f64 = taps.sum();
+                merged.iter_mut().zip(grow).for_each(|(merged, grow)| *merged += f64::from(*grow) * sum);
+            }
+            to.iter_mut().zip(merged).for_each(|(to, merged)| *to = merged as f32);
+        };
+        Ok(CudaUpsampleConv { packed: self.pack([4, times * outputs, 4, inputs], None, fill)?, outputs, times })
     }
 
-    pub(super) fn run_conv3d(&self, _maps: &[CudaTensor], _conv: &CudaConv3d) -> Result<Vec<CudaTensor>> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
+    pub(super) fn run_conv3d(&self, maps: &[CudaTensor], conv: &CudaConv3d) -> Result<Vec<CudaTensor>> {
+        let CudaConv3d(packed) = conv;
+        let [first, ..] = maps else {
+            return Err(Error::Compute("causal convolution over no maps".into()));
+        };
+        if maps.len() < KERNEL_TIME || !maps.len().is_multiple_of(2) {
+            return Err(Error::Compute(format!("causal convolution over {} maps", maps.len())));
+        }
+        let (height, width, _) = first.map_dims()?;
+        let outs = (0..maps.len() / 2 - 1)
+            .map(|_| self.empty_map(height, width, packed.columns))
+            .collect::<Result<Vec<_>>>()?;
+        for (step, outs) in (0..).step_by(MAX_OUTS).zip(outs.chunks(MAX_OUTS)) {
+            let maps: Vec<_> = maps[2 * step..][..2 * outs.len() + 2].iter().collect();
+            self.run_conv(packed, Kind::OverTime, &maps, outs, false)?;
+        }
+        Ok(outs)
     }
 
     pub(super) fn run_conv2d(
         &self,
-        _x: &CudaTensor,
-        _past: Option<&CudaTensor>,
-        _conv: &CudaConv2d,
-        _skip: Option<&CudaTensor>,
-        _relu: bool,
+        x: &CudaTensor,
+        past: Option<&CudaTensor>,
+        conv: &CudaConv2d,
+        skip: Option<&CudaTensor>,
+        relu: bool,
     ) -> Result<CudaTensor> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
+        let (height, width, _) = x.map_dims()?;
+        let maps: Vec<_> = std::iter::once(x).chain(past).collect();
+        if maps.len() > conv.parts {
+            return Err(Error::Compute(format!("convolution of {} maps given {}", conv.parts, maps.len())));
+        }
+        let out = self.empty_map(height, width, conv.packed.columns)?;
+        if let Some(skip) = skip
+            && (skip.shape, skip.precision) != (out.shape, out.precision)
+        {
+            return Err(Error::Compute(format!("a skip of {:?} for {:?}", skip.shape, out.shape)));
+        }
+        // Weights of the past come last: without one they are left out.
+        let kind = Kind::Flat { parts: maps.len(), skip };
+        self.run_conv(&conv.packed, kind, &maps, std::slice::from_ref(&out), relu)?;
+        Ok(out)
     }
 
     pub(super) fn run_upsample_conv(
         &self,
-        _x: &CudaTensor,
-        _conv: &CudaUpsampleConv,
-        _relu: bool,
+        x: &CudaTensor,
+        conv: &CudaUpsampleConv,
+        relu: bool,
     ) -> Result<Vec<CudaTensor>> {
-        let _ = self.precision;
-        Err(Error::Compute("to be written".into()))
+        let (height, width, _) = x.map_dims()?;
+        let outs =
+            (0..conv.times).map(|_| self.empty_map(2 * height, 2 * width, conv.outputs)).collect::<Result<Vec<_>>>()?;
+        self.run_conv(&conv.packed, Kind::Phases, &[x], &outs, relu)?;
+        Ok(outs)
+    }
+
+    /// A launch: `maps` give `outs`.
+    fn run_conv(
+        &self,
+        packed: &Packed,
+        kind: Kind<'_>,
+        maps: &[&CudaTensor],
+        outs: &[CudaTensor],
+        relu: bool,
+    ) -> Result<()> {
+        let (height, width, inputs) = maps[0].map_dims()?;
+        let shape = Shape::Map(height, width, packed.inputs);
+        if let Some(other) = maps.iter().find(|map| map.shape != shape || map.precision != self.precision) {
+            return Err(Error::Compute(format!("convolution of {shape:?} given {:?}", other.shape)));
+        }
+        let (side, segments, layers) = match kind {
+            Kind::OverTime => (3, KERNEL_TIME * 9, outs.len()),
+            Kind::Flat { parts, .. } => (3, 9 * parts, 1),
+            Kind::Phases => (2, 4, 4),
+        };
+        let skip = if let Kind::Flat { skip, .. } = kind { skip } else { None };
+        let mut args = ConvArgs {
+            maps: [0; MAX_MAPS],
+            outs: [0; MAX_OUTS],
+            weights: packed.weights.address(),
+            bias: packed.bias.address(),
+            skip: skip.map_or(0, CudaTensor::address),
+            height: index(height)?,
+            width: index(width)?,
+            inputs: index(inputs)?,
+            columns: index(packed.columns)?,
+            outputs: index(packed.columns / if matches!(kind, Kind::Phases) { outs.len() } else { 1 })?,
+            depth: packed.depth,
+            segments: index(segments)?,
+            side,
+            over_time: u32::from(matches!(kind, Kind::OverTime)),
+            phases: u32::from(matches!(kind, Kind::Phases)),
+            replicate: u32::from(matches!(kind, Kind::OverTime)),
+            relu: u32::from(relu),
+        };
+        args.maps.iter_mut().zip(maps).for_each(|(to, map)| *to = map.address());
+        args.outs.iter_mut().zip(outs).for_each(|(to, out)| *to = out.address());
+        self.launch(&CONV[packed.tile as usize], [packed.blocks(height * width), 1, layers], &args)
     }
 }

@@ -71,7 +71,8 @@ impl Packed {
 }
 
 impl<D: Driver> CudaBackend<D> {
-    /// Packs `layers` weights one after the other, with the same bias. `fill` writes the inputs of a layer, column and segment.
+    /// Packs `layers` weights one after the other, with the same bias. `fill` writes the inputs of a layer, column and
+    /// segment.
     pub(super) fn pack(
         &self,
         [layers, columns, segments, inputs]: [usize; 4],
