@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Attention of a tile of queries of one head to a list of tiles of keys: FlashAttention-2 (Dao, 2023), with the softmax taken
-// on the way (Milakov, Gimelshein: "Online normalizer calculation for softmax", 2018). There is room for one tile of keys and
-// one of values: the values arrive while scores are computed, the next keys while values are added up.
+// Attention of a tile of queries of one head to a list of tiles of keys: FlashAttention-2 (Dao, 2023), with the softmax
+// taken on the way (Milakov, Gimelshein: "Online normalizer calculation for softmax", 2018). There is room for one tile
+// of keys and one of values: the values arrive while scores are computed, the next keys while values are added up.
 
 #include "prims.cuh"
 
@@ -28,8 +28,8 @@ DEVICE float row_maximum(float x, u32 lanes) {
     return x;
 }
 
-// The work on tiles, for 16-bit types: a warp takes 32 queries, as two tiles of 16 of the tensor cores, so that each fragment
-// of keys and values that it loads is used twice.
+// The work on tiles, for 16-bit types: a warp takes 32 queries, as two tiles of 16 of the tensor cores, so that each
+// fragment of keys and values that it loads is used twice.
 template <class T> struct Tile {
     static constexpr u32 QUERIES = 128, KEYS = 64;
     static constexpr u32 PIECES = HEAD / 8;
@@ -52,8 +52,8 @@ template <class T> struct Tile {
 
     static METHOD T* piece(T* tile, u32 row, u32 piece) { return tile + row * HEAD + (piece ^ row % 8) * 8; }
 
-    // What this lane gives of the 16 rows from `row` on and the pieces p and p + 1, p even, for a fragment of 16x16. Written so
-    // that all but four addresses are constants apart.
+    // What this lane gives of the 16 rows from `row` on and the pieces p and p + 1, p even, for a fragment of 16x16.
+    // Written so that all but four addresses are constants apart.
     static METHOD const T* fragment(const T* tile, u32 row, u32 p) {
         const u32 l = lane();
         return tile + (row + l % 16) * HEAD + p / 8 * 64 + (p % 8 ^ l / 16 ^ l % 8) * 8;
@@ -127,7 +127,8 @@ template <class T> struct Tile {
                 sum[m][r] = sum[m][r] * rescale[m][r] + added;
             }
         }
-        // The layout of the sums is that of a left-hand fragment, see "Matrix Fragments for mma.m16n8k16" in the PTX manual.
+        // The layout of the sums is that of a left-hand fragment, see "Matrix Fragments for mma.m16n8k16" in the PTX
+        // manual.
 #pragma unroll
         for (u32 m = 0; m < 2; ++m)
             for (u32 n = 0; n < KEYS / 16; ++n)
@@ -296,8 +297,8 @@ template <> struct Tile<float> {
 
 template <class T> using AttentionShared = typename Tile<T>::Shared;
 
-// Attention of queries to `tiles` tiles of keys; without any, the result is 0. `keys.window(i)` tells which window tile i is
-// of (early, as it has to be read from memory), `keys.k(i, window)` and `keys.v(i, window)` where its rows are.
+// Attention of queries to `tiles` tiles of keys; without any, the result is 0. `keys.window(i)` tells which window tile
+// i is of (early, as it has to be read from memory), `keys.k(i, window)` and `keys.v(i, window)` where its rows are.
 template <class T, class Keys> DEVICE void attend(const Rows<T>& q, T* out, u32 dim, u32 tiles, const Keys& keys) {
     using Work = Tile<T>;
     if (tiles == 0) {
@@ -385,7 +386,8 @@ template <class T> struct AllKeys {
     METHOD u32 window(u32) const { return 0; }
     METHOD Rows<T> rows(const void* all, u32 tile) const {
         const u32 first = tile * Tile<T>::KEYS;
-        return {static_cast<const T*>(all) + u64(first) * args.dim + head * HEAD, min(args.keys - first, Tile<T>::KEYS)};
+        const u32 count = min(args.keys - first, Tile<T>::KEYS);
+        return {static_cast<const T*>(all) + u64(first) * args.dim + head * HEAD, count};
     }
     METHOD Rows<T> k(u32 tile, u32) const { return rows(args.k, tile); }
     METHOD Rows<T> v(u32 tile, u32) const { return rows(args.v, tile); }
@@ -394,8 +396,8 @@ template <class T> struct AllKeys {
 template <class T> DEVICE void cross_attention(const CrossArgs& args) {
     const u32 head = block_y(), query = block_x() * Tile<T>::QUERIES;
     const u64 place = u64(query) * args.dim + head * HEAD;
-    attend<T>({static_cast<const T*>(args.q) + place, args.queries - query}, static_cast<T*>(args.out) + place, args.dim,
-              divide_up(args.keys, Tile<T>::KEYS), AllKeys<T>{args, head});
+    attend<T>({static_cast<const T*>(args.q) + place, args.queries - query}, static_cast<T*>(args.out) + place,
+              args.dim, divide_up(args.keys, Tile<T>::KEYS), AllKeys<T>{args, head});
 }
 
 }

@@ -52,7 +52,8 @@ template <class F> DEVICE void reduce(float (&x)[QUERIES], float (&partial)[SCOR
     block_barrier();
 }
 
-// Scores and their softmax for QUERIES query windows (block_x) of a head (block_y); every thread has the same keys of each.
+// Scores and their softmax for QUERIES query windows (block_x) of a head (block_y); every thread has the same keys of
+// each.
 template <class T> DEVICE void draft_scores(const ScoreArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     auto& shared = shared_memory<ScoreShared<T>>();
@@ -153,8 +154,8 @@ DEVICE u32 sum_above(u32 count) {
     return above;
 }
 
-// Finds the digit of the entry that `rank` others come before, and how many of those have the same digit: first the lane's
-// worth of bins, then the bin. The work of one warp.
+// Finds the digit of the entry that `rank` others come before, and how many of those have the same digit: first the
+// lane's worth of bins, then the bin. The work of one warp.
 DEVICE void find_digit(SelectShared& shared, u32 rank) {
     constexpr u32 SEGMENT = BINS / WARP;
     static_assert(SEGMENT == WARP, "a lane takes a bin of a segment");
@@ -178,9 +179,9 @@ DEVICE void find_digit(SelectShared& shared, u32 rank) {
     }
 }
 
-// The value of the entry that `rank` others come before, one table per block. Probabilities are not negative, so that their
-// bits are in the same order: radix selection, the highest digit first. Zeros, most of the table, are not counted: where no
-// digit is found they are what is left. What is no probability counts as more than 1.
+// The value of the entry that `rank` others come before, one table per block. Probabilities are not negative, so that
+// their bits are in the same order: radix selection, the highest digit first. Zeros, most of the table, are not
+// counted: where no digit is found they are what is left. What is no probability counts as more than 1.
 DEVICE void select(const SelectArgs& args) {
     SelectShared& shared = shared_memory<SelectShared>();
     const u32* table = args.table + u64(block_x()) * args.entries;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Queries and keys: RMS norm over the whole row, rotary position embedding in each head, means over each window. Rows are
-// in window order: 128 tokens of 2 frames x 8 rows x 8 columns each.
+// Queries and keys: RMS norm over the whole row, rotary position embedding in each head, means over each window. Rows
+// are in window order: 128 tokens of 2 frames x 8 rows x 8 columns each.
 
 #include "prims.cuh"
 
@@ -17,7 +17,7 @@ constexpr float EPS = 1e-6f;
 // Channel pairs of a head that turn with the frame; as many with the row, and with the column.
 constexpr u32 TIME_PAIRS = 22, SPACE_PAIRS = 21;
 
-struct Turn {
+struct alignas(8) Turn {
     float cos, sin;
 };
 
@@ -51,8 +51,8 @@ DEVICE Turn turn_of(const QkArgs& args, u32 index, u32 pair) {
     return space[(args.rows + col) * SPACE_PAIRS + pair - TIME_PAIRS - SPACE_PAIRS];
 }
 
-// A warp takes the queries (block_y 0), keys (1) or values (2) of a token. Heads are as wide as a multiple of what a warp
-// reads at once divides, so that a lane sees the same channels of every head it reads and keeps their turns.
+// A warp takes the queries (block_y 0), keys (1) or values (2) of a token. What a warp reads at once is a whole number
+// of heads, so that a lane sees the same channels in every head that it reads, and keeps their turns.
 template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     static_assert(WARP * N % HEAD == 0, "a lane sees the same channels of every head");
@@ -61,8 +61,9 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     if (token >= args.tokens) return;
     const u32 dim = args.dim, part = block_y(), group_tokens = args.tokens / (args.frames / 2);
     const T* x = static_cast<const T*>(args.qkv) + u64(token) * 3 * dim + part * dim;
-    const u64 place = part == 0 ? token : token % group_tokens;
-    void* base = part == 0 ? args.q : part == 1 ? args.k[token / group_tokens] : args.v[token / group_tokens];
+    const u32 group = token / group_tokens;
+    const u64 place = part == 0 ? token : token - group * group_tokens;
+    void* base = part == 0 ? args.q : part == 1 ? args.k[group] : args.v[group];
     T* out = static_cast<T*>(base) + place * dim;
 
     if (part == 2) {
