@@ -23,7 +23,7 @@ use gstflashvsr::model::{
     Cancel, Config, DecoderState, DitBlock, DitParams, LqProjection, LqState, Network, TcDecoder, Version,
 };
 
-use common::{RandomWeights, pictures, uniform};
+use common::{RandomWeights, uniform};
 
 /// Sizes of the real model.
 const FULL: Config = Config::FLASHVSR_V1_1;
@@ -60,6 +60,12 @@ struct Args {
     /// What cargo passes to every bench.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// Random pictures.
+fn pictures<B: Backend>(backend: &B, count: usize, size: Size) -> Result<Vec<B::Tensor>> {
+    let picture = || Ok(backend.picture(&uniform(&[3, size.height, size.width], 2.0, 0.0)?)?);
+    (0..count).map(|_| picture()).collect()
 }
 
 /// Runs `f` for about `time` and gives the seconds of each run.

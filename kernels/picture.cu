@@ -14,6 +14,9 @@ constexpr u32 RUNS = 4;
 
 struct EmitArgs {
     const float* picture;
+    // The picture to write if a flag is set; both may be null.
+    const float* instead;
+    const u32* spoiled;
     void* out;
     u32 height, width, rows, cols;
     float half;
@@ -53,6 +56,7 @@ struct ToPictureArgs {
 
 // The top left of a picture as packed RGB; `half` decides between rounding and truncation. NaN becomes 0.
 template <class S> DEVICE void emit(const EmitArgs& args, float top) {
+    const float* picture = args.spoiled && *args.spoiled ? args.instead : args.picture;
     const u32 x = (block_x() * THREADS + thread()) * FLOATS, y = block_y();
     if (x >= args.cols) return;
     const u32 count = args.cols - x;
@@ -60,7 +64,7 @@ template <class S> DEVICE void emit(const EmitArgs& args, float top) {
 #pragma unroll
     for (u32 c = 0; c < 3; ++c) {
         float values[FLOATS];
-        const float* source = args.picture + (u64(c) * args.height + y) * args.width + x;
+        const float* source = picture + (u64(c) * args.height + y) * args.width + x;
         load_some(values, source, args.width - x, args.width % FLOATS == 0);
 #pragma unroll
         for (u32 i = 0; i < FLOATS; ++i) {

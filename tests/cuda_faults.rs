@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use gstflashvsr::backend::cuda::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue};
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
-use gstflashvsr::backend::{Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy};
+use gstflashvsr::backend::{Depth, Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy};
 use gstflashvsr::model::checkpoint::Checkpoint;
 use gstflashvsr::model::{Network, Version};
 use gstflashvsr::upscaler::{Cancel, Options, on_cuda};
@@ -106,6 +106,19 @@ impl Driver for Fragile {
 }
 
 impl Queue for Fragile {
+    type Download = usize;
+
+    fn start_download(&self, _: Address, bytes: usize) -> Result<usize> {
+        self.call()?;
+        Ok(bytes)
+    }
+
+    fn finish_download(&self, bytes: usize, read: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.call()?;
+        read(&vec![0; bytes]);
+        Ok(())
+    }
+
     fn upload(&self, _: Address, _: &[u8]) -> Result<()> {
         self.call()
     }
@@ -215,16 +228,28 @@ fn a_running_stream_takes_no_memory() {
     let network = load(&device).unwrap();
     let model = on_cuda::model(Arc::new(device.clone()), network, Precision::Bf16, "a test".into());
     let geometry = Geometry::new(Size::new(64, 64), Size::new(128, 128), SizePolicy::Fail).unwrap();
-    let mut stream = model.stream(geometry, Options::default(), Cancel::default()).unwrap();
-    let used = device.used();
     let samples = vec![100; 3 * 64 * 64];
-    let mut shown = vec![0; 3 * 128 * 128];
-    for frame in 0..200 {
-        stream.push(&Frame { width: 64, height: 64, stride: 192, samples: Samples::U8(&samples) }).unwrap();
-        while stream.ready() > 0 {
-            let samples = SamplesMut::U8(&mut shown);
-            stream.pop(&mut FrameMut { width: 128, height: 128, stride: 384, samples }).unwrap();
+    let (mut bytes, mut words) = (vec![0u8; 3 * 128 * 128], vec![0u16; 3 * 128 * 128]);
+    for (output_depth, behind) in [(Depth::Eight, false), (Depth::Eight, true), (Depth::Sixteen, true)] {
+        let options = Options { output_depth, behind, ..Options::default() };
+        let mut stream = model.clone().stream(geometry, options, Cancel::default()).unwrap();
+        let used = device.used();
+        let mut frames = 0;
+        for frame in 0..200 {
+            stream.push(&Frame { width: 64, height: 64, stride: 192, samples: Samples::U8(&samples) }).unwrap();
+            if frame == 199 {
+                stream.finish().unwrap();
+            }
+            while stream.ready() > 0 {
+                let samples = match output_depth {
+                    Depth::Eight => SamplesMut::U8(&mut bytes),
+                    Depth::Sixteen => SamplesMut::U16(&mut words),
+                };
+                stream.pop(&mut FrameMut { width: 128, height: 128, stride: 384, samples }).unwrap();
+                frames += 1;
+            }
+            assert_eq!(device.used(), used, "frame {frame}, {output_depth:?}, behind: {behind}");
         }
-        assert_eq!(device.used(), used, "frame {frame}");
+        assert_eq!(frames, 200);
     }
 }

@@ -2,10 +2,9 @@
 
 //! Weights and pictures for benchmarks.
 
-use anyhow::Result;
 use candle_core::{Device, Tensor};
 use gstflashvsr::Error;
-use gstflashvsr::backend::{Backend, HostTensor, Size};
+use gstflashvsr::backend::HostTensor;
 use gstflashvsr::model::checkpoint::Weights;
 
 /// Weights of any shape that keep the variance; their values do not matter for the speed as long as they stay finite.
@@ -31,10 +30,4 @@ pub fn uniform(shape: &[usize], scale: f32, offset: f32) -> gstflashvsr::Result<
     };
     let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64).map(value).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).map_err(Error::from)
-}
-
-/// Random pictures.
-pub fn pictures<B: Backend>(backend: &B, count: usize, size: Size) -> Result<Vec<B::Tensor>> {
-    let picture = || Ok(backend.picture(&uniform(&[3, size.height, size.width], 2.0, 0.0)?)?);
-    (0..count).map(|_| picture()).collect()
 }

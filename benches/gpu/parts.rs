@@ -136,7 +136,7 @@ pub fn report<D: Driver>(
         })?;
     }
     println!("\n| part | ms per window | TFLOP | TFLOP/s |\n|---|---|---|---|");
-    let mut row = |name: &str, seconds: f64, work: u64| {
+    let row = |name: &str, seconds: f64, work: u64| {
         let tera = work as f64 / 1e12;
         println!("| {name} | {:.2} | {tera:.2} | {:.0} |", seconds * 1e3, tera / seconds);
     };

@@ -13,7 +13,7 @@ mod resize;
 mod rope;
 
 pub use grid::{GROUP_FRAMES, Grid, WINDOW_SIDE, WINDOW_TOKENS};
-pub use picture::{Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy, WINDOW_PIXELS};
+pub use picture::{Depth, Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy, WINDOW_PIXELS};
 pub use resize::Resizer;
 pub use rope::{HEAD_DIM, Rope};
 
@@ -99,6 +99,19 @@ pub enum Rounding {
     Truncate,
 }
 
+/// How a picture becomes a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finish {
+    /// Colour correction.
+    pub color_fix: ColorFix,
+    /// Rounding of samples.
+    pub rounding: Rounding,
+    /// Size of the frame, which is the top left of the picture.
+    pub size: Size,
+    /// Bits of its samples.
+    pub depth: Depth,
+}
+
 /// A device that can run the network.
 ///
 /// Activations are handles ([`Backend::Tensor`]): cloning one is cheap, dropping the last one frees its memory. Three
@@ -124,6 +137,11 @@ pub trait Backend: Send + Sync + 'static {
     type Mask: Send + Sync + 'static;
     /// What [`Backend::ingest`] needs for one [`Geometry`].
     type Ingest: Send + Sync + 'static;
+    /// A frame on its way to the host.
+    type Outgoing: Send + 'static;
+
+    /// Whether operations return before their work is done. What is needed later is then better asked for early.
+    const QUEUED: bool;
 
     // --- weights, prepared once -------------------------------------------------------------------------------
 
@@ -155,6 +173,14 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Writes the top left of a picture into `out`, clamped.
     fn emit(&self, picture: &Self::Tensor, rounding: Rounding, out: &mut FrameMut<'_>) -> Result<()>;
+
+    /// Begins to bring a frame to the host: `hq` corrected by the colours of `lq`, or `lq` itself if `hq` has values that are
+    /// not finite.
+    fn send(&self, hq: &Self::Tensor, lq: &Self::Tensor, finish: &Finish) -> Result<Self::Outgoing>;
+
+    /// Waits for a frame, writes it into `out`, and tells whether it is `lq`. `out` has the size and the depth that
+    /// [`Backend::send`] was told.
+    fn receive(&self, outgoing: Self::Outgoing, out: &mut FrameMut<'_>) -> Result<bool>;
 
     /// `hq` corrected by the colours of `lq`, both pictures, clamped to [-1, 1] unless `fix` is [`ColorFix::None`].
     fn color_fix(&self, hq: &Self::Tensor, lq: &Self::Tensor, fix: ColorFix) -> Result<Self::Tensor>;

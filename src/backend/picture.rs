@@ -7,6 +7,26 @@ use crate::error::{Error, Result};
 /// Side of an attention window in pixels: 8 tokens of 16 pixels. Model frames are multiples of it.
 pub const WINDOW_PIXELS: usize = 128;
 
+/// Bits of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Depth {
+    /// 0..=255.
+    #[default]
+    Eight,
+    /// 0..=65535.
+    Sixteen,
+}
+
+impl Depth {
+    /// Bytes of a sample.
+    pub fn bytes(self) -> usize {
+        match self {
+            Depth::Eight => 1,
+            Depth::Sixteen => 2,
+        }
+    }
+}
+
 /// Samples of a packed RGB picture, three per pixel.
 #[derive(Debug, Clone, Copy)]
 pub enum Samples<'a> {
@@ -49,6 +69,16 @@ pub struct FrameMut<'a> {
     pub stride: usize,
     /// The samples; the last row may end after `3 * width` of them.
     pub samples: SamplesMut<'a>,
+}
+
+impl SamplesMut<'_> {
+    /// Bits of each.
+    pub fn depth(&self) -> Depth {
+        match self {
+            SamplesMut::U8(_) => Depth::Eight,
+            SamplesMut::U16(_) => Depth::Sixteen,
+        }
+    }
 }
 
 impl Frame<'_> {

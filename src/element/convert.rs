@@ -14,7 +14,7 @@ use gst_video::{VideoConverter, VideoFormat, VideoFrame, VideoFrameRef, VideoInf
 
 use super::errors::Failure;
 use crate::error::Error;
-use crate::upscaler::{Frame, FrameMut, Samples, SamplesMut};
+use crate::upscaler::{Depth, Frame, FrameMut, Samples, SamplesMut};
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -138,14 +138,20 @@ fn blank(info: &VideoInfo) -> Result<VideoFrame<Writable>> {
     VideoFrame::from_buffer_writable(buffer, info).map_err(|_| mapping())
 }
 
+/// Bits of the samples that the upscaler sees of buffers of this format.
+pub fn depth(info: &VideoInfo) -> Depth {
+    let format = info.format_info();
+    // RGB of unknown range is what rawvideoparse says; it is full range.
+    let plain = (format.is_rgb() || format.is_gray())
+        && info.colorimetry().range() != gst_video::VideoColorRange::Range16_235
+        && format.depth().iter().all(|&bits| bits <= 8);
+    if plain { Depth::Eight } else { Depth::Sixteen }
+}
+
 impl Scratch {
     /// The RGB side of a conversion from or to `info`.
     fn new(info: &VideoInfo) -> Result<(VideoInfo, Self)> {
-        let format = info.format_info();
-        // RGB of unknown range is what rawvideoparse says; it is full range.
-        let plain = (format.is_rgb() || format.is_gray())
-            && info.colorimetry().range() != gst_video::VideoColorRange::Range16_235
-            && format.depth().iter().all(|&bits| bits <= 8);
+        let plain = depth(info) == Depth::Eight;
         let format = if plain { VideoFormat::Rgb } else { VideoFormat::Argb64 };
         let colorimetry = gst_video::VideoColorimetry::new(
             gst_video::VideoColorRange::Range0_255,

@@ -17,12 +17,13 @@ use parking_lot::Mutex;
 
 use super::caps::{self, Scaling, TEMPLATE};
 use super::carrier::scale_region;
+use super::convert::depth;
 use super::latency::Latency;
 use super::session::Session;
 use super::settings::{PROPERTIES, Settings};
 use super::stats::Stats;
 use super::{CAT, errors::Failure};
-use crate::upscaler::{self, Cancel, Located, Model, Places};
+use crate::upscaler::{self, Cancel, Located, Model, Options, Places};
 
 /// What belongs to the streaming thread.
 #[derive(Default)]
@@ -346,10 +347,22 @@ impl FlashVsr {
         false
     }
 
+    /// Whether frames come at the pace of a clock.
+    fn is_live(&self) -> bool {
+        let mut query = gst::query::Latency::new();
+        self.obj().sink_pad().peer_query(&mut query) && query.result().0
+    }
+
     fn configure(&self, in_info: &gst_video::VideoInfo, out_info: &gst_video::VideoInfo) -> Result<(), Failure> {
         let size = |info: &gst_video::VideoInfo| upscaler::Size::new(info.width() as usize, info.height() as usize);
         let geometry = self.scaling().geometry(size(in_info), size(out_info))?;
-        let options = self.settings.lock().options();
+        let options = Options {
+            input_depth: depth(in_info),
+            output_depth: depth(out_info),
+            // Where nobody waits for a frame, throughput counts.
+            behind: !self.is_live(),
+            ..self.settings.lock().options()
+        };
         let latency = Latency::new(in_info.fps(), options.startup);
         let nanoseconds = latency.total();
         {

@@ -5,8 +5,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Cancel, Frame, FrameMut, Geometry, Options, Size, Stats, Stream};
-use crate::backend::{Backend, Grid};
+use super::{Cancel, Depth, Frame, FrameMut, Geometry, Options, Size, Stats, Stream};
+use crate::backend::{Backend, Finish, Grid};
 use crate::error::{Error, Result};
 use crate::model::{DecoderState, DitParams, DitState, LqState, Network};
 use crate::stream::{FRAMES_PER_LATENT, Schedule};
@@ -40,6 +40,10 @@ struct State<B: Backend> {
     latents: VecDeque<PendingLatent<B::Tensor>>,
     /// Decoded pictures with the LQ picture of each.
     decoded: VecDeque<(B::Tensor, B::Tensor)>,
+    /// Frames on their way, of backends that queue their work.
+    sent: VecDeque<B::Outgoing>,
+    /// Frames of the latest window.
+    latest: usize,
 }
 
 impl<B: Backend> Default for State<B> {
@@ -55,6 +59,8 @@ impl<B: Backend> Default for State<B> {
             decoder: DecoderState::default(),
             latents: VecDeque::new(),
             decoded: VecDeque::new(),
+            sent: VecDeque::new(),
+            latest: 0,
         }
     }
 }
@@ -104,14 +110,10 @@ impl<B: Backend> Upscaler<B> {
         self.schedule.frames_needed(index)
     }
 
-    /// Decodes all latents and drops the pictures.
+    /// Decodes all latents and drops the frames.
     pub(super) fn decode_all(&mut self) -> Result<()> {
-        while !self.state.latents.is_empty() {
-            self.decode()?;
-            for (hq, lq) in std::mem::take(&mut self.state.decoded) {
-                self.finish_picture(&hq, &lq)?;
-            }
-        }
+        self.send_all()?;
+        self.state.sent.clear();
         Ok(())
     }
 
@@ -160,8 +162,10 @@ impl<B: Backend> Upscaler<B> {
         }
         drop(shown);
         state.windows += 1;
+        state.latest = state.latents.iter().map(|latent| latent.frames).sum();
         self.stats.windows += 1;
-        Ok(())
+        // Work that is queued early keeps the device busy while frames come and go.
+        if B::QUEUED { self.send_all() } else { Ok(()) }
     }
 
     /// Decodes the next latent, if there is one.
@@ -180,16 +184,36 @@ impl<B: Backend> Upscaler<B> {
         Ok(())
     }
 
-    /// The colour-corrected picture, or the input's where the network gave no finite values: the temporal state that led
-    /// there is then dropped, so that the next window starts clean.
-    fn finish_picture(&mut self, hq: &B::Tensor, lq: &B::Tensor) -> Result<B::Tensor> {
-        if self.backend.is_finite(hq)? {
-            return self.backend.color_fix(hq, lq, self.options.color_fix);
+    fn finish_of_frames(&self) -> Finish {
+        let Options { color_fix, rounding, output_depth, .. } = self.options;
+        Finish { color_fix, rounding, size: self.geometry.output, depth: output_depth }
+    }
+
+    /// Begins to bring all frames of the latest window to the host.
+    fn send_all(&mut self) -> Result<()> {
+        let finish = self.finish_of_frames();
+        while !self.state.latents.is_empty() {
+            self.decode()?;
+            for (hq, lq) in std::mem::take(&mut self.state.decoded) {
+                let outgoing = self.backend.send(&hq, &lq, &finish)?;
+                self.state.sent.push_back(outgoing);
+            }
         }
-        self.stats.replaced += 1;
-        self.state.dit = DitState::default();
-        self.state.decoder = DecoderState::default();
-        Ok(lq.clone())
+        Ok(())
+    }
+
+    /// The next frame, on its way.
+    fn next_frame(&mut self, depth: Depth) -> Result<B::Outgoing> {
+        if let Some(outgoing) = self.state.sent.pop_front() {
+            return Ok(outgoing);
+        }
+        if self.state.decoded.is_empty() {
+            self.decode()?;
+        }
+        match self.state.decoded.pop_front() {
+            Some((hq, lq)) => self.backend.send(&hq, &lq, &Finish { depth, ..self.finish_of_frames() }),
+            None => Err(Error::Settings("no frame is ready".into())),
+        }
     }
 }
 
@@ -218,9 +242,10 @@ impl<B: Backend> Stream for Upscaler<B> {
     }
 
     fn ready(&self) -> usize {
-        let State { decoded, latents, pushed, popped, .. } = &self.state;
-        let available = decoded.len() + latents.iter().map(|l| l.frames).sum::<usize>();
-        available.min((pushed - popped) as usize)
+        let State { decoded, latents, sent, latest, pushed, popped, finished, .. } = &self.state;
+        let available = sent.len() + decoded.len() + latents.iter().map(|l| l.frames).sum::<usize>();
+        let held = if B::QUEUED && self.options.behind && !finished { *latest } else { 0 };
+        available.saturating_sub(held).min((pushed - popped) as usize)
     }
 
     fn pop(&mut self, out: &mut FrameMut<'_>) -> Result<()> {
@@ -232,14 +257,16 @@ impl<B: Backend> Stream for Upscaler<B> {
                 out.width, out.height
             )));
         }
-        if self.state.decoded.is_empty() {
-            self.decode()?;
-        }
-        let Some((hq, lq)) = self.state.decoded.pop_front() else {
+        if self.ready() == 0 {
             return Err(Error::Settings("no frame is ready".into()));
-        };
-        let picture = self.finish_picture(&hq, &lq)?;
-        self.backend.emit(&picture, self.options.rounding, out)?;
+        }
+        let outgoing = self.next_frame(out.samples.depth())?;
+        if self.backend.receive(outgoing, out)? {
+            // What led to values that are not finite is dropped, so that the next window starts clean.
+            self.stats.replaced += 1;
+            self.state.dit = DitState::default();
+            self.state.decoder = DecoderState::default();
+        }
         self.state.popped += 1;
         if self.state.finished && self.state.popped == self.state.pushed {
             self.reset();

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use crate::backend::cuda::Precision;
-pub use crate::backend::{ColorFix, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy};
+pub use crate::backend::{ColorFix, Depth, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy};
 pub use crate::model::{Cancel, Version};
 pub use crate::stream::Startup;
 
@@ -63,6 +63,13 @@ pub struct Options {
     pub color_fix: ColorFix,
     /// Rounding of the output.
     pub rounding: Rounding,
+    /// Bits of the samples that go in. Others are taken too, but the memory that a GPU sets aside is for these.
+    pub input_depth: Depth,
+    /// Bits of the samples that come out. A GPU, which writes frames before they are popped, gives no others.
+    pub output_depth: Depth,
+    /// Frames are ready one window later, so that a GPU has the next one to work on while they are popped: more throughput
+    /// for more latency. The CPU, which computes when it is asked to, takes no notice.
+    pub behind: bool,
 }
 
 impl Default for Options {
@@ -75,6 +82,9 @@ impl Default for Options {
             seed: 0,
             color_fix: ColorFix::default(),
             rounding: Rounding::default(),
+            input_depth: Depth::default(),
+            output_depth: Depth::default(),
+            behind: false,
         }
     }
 }

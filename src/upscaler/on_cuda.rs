@@ -8,7 +8,9 @@ use std::sync::Arc;
 use super::engine::Upscaler;
 use super::plan::{kv_windows, weight_bytes};
 use super::registry::Shared;
-use super::{Cancel, Frame, FrameMut, Geometry, Model, ModelSpec, Options, Samples, SamplesMut, Size, Stream, Version};
+use super::{
+    Cancel, Depth, Frame, FrameMut, Geometry, Model, ModelSpec, Options, Samples, SamplesMut, Size, Stream, Version,
+};
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::{CudaBackend, Precision};
 use crate::error::{Error, Result};
@@ -26,23 +28,53 @@ struct CudaModel<D: Driver> {
     reason: String,
 }
 
+/// A black frame.
+struct Blank {
+    size: Size,
+    depth: Depth,
+    bytes: Vec<u8>,
+    words: Vec<u16>,
+}
+
+impl Blank {
+    fn new(size: Size, depth: Depth) -> Self {
+        let len = |wanted| if depth == wanted { 3 * size.width * size.height } else { 0 };
+        Self { size, depth, bytes: vec![0; len(Depth::Eight)], words: vec![0; len(Depth::Sixteen)] }
+    }
+
+    fn frame(&self) -> Frame<'_> {
+        let samples = match self.depth {
+            Depth::Eight => Samples::U8(&self.bytes),
+            Depth::Sixteen => Samples::U16(&self.words),
+        };
+        Frame { width: self.size.width, height: self.size.height, stride: 3 * self.size.width, samples }
+    }
+
+    fn frame_mut(&mut self) -> FrameMut<'_> {
+        let samples = match self.depth {
+            Depth::Eight => SamplesMut::U8(&mut self.bytes),
+            Depth::Sixteen => SamplesMut::U16(&mut self.words),
+        };
+        FrameMut { width: self.size.width, height: self.size.height, stride: 3 * self.size.width, samples }
+    }
+}
+
 impl<D: Driver> CudaModel<D> {
-    /// Bytes of device memory that a stream takes, to the byte.
+    /// Bytes of device memory that a stream takes which begins, runs until its cache is full, and ends.
     fn stream_bytes(&self, geometry: Geometry, options: Options) -> Result<usize> {
         let backend = Arc::new(CudaBackend::rehearsal(self.driver.clone(), self.precision)?);
+        let frame = Blank::new(geometry.input, options.input_depth);
+        let mut shown = Blank::new(geometry.output, options.output_depth);
         let windows = kv_windows(&options);
         let mut stream = Upscaler::new(backend.clone(), self.network.clone(), geometry, options, Cancel::default())?;
-        // Frames of 16 bits take the most room on their way in and out.
-        let Size { width, height } = geometry.input;
-        let samples = vec![0; 3 * width * height];
-        let frame = Frame { width, height, stride: 3 * width, samples: Samples::U16(&samples) };
-        let Size { width, height } = geometry.output;
-        let mut shown = vec![0; 3 * width * height];
-        for _ in 0..stream.frames_needed(windows + 1) {
-            stream.push(&frame)?;
+        let last = stream.frames_needed(windows + 1) + 1;
+        for number in 1..=last {
+            stream.push(&frame.frame())?;
+            if number == last {
+                stream.finish()?;
+            }
             while stream.ready() > 0 {
-                let samples = SamplesMut::U16(&mut shown);
-                stream.pop(&mut FrameMut { width, height, stride: 3 * width, samples })?;
+                stream.pop(&mut shown.frame_mut())?;
             }
         }
         Ok(backend.arena().reach())

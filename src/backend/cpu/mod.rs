@@ -19,8 +19,8 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Resizer, Rope,
-    Rounding, noise,
+    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Resizer,
+    Rope, Rounding, noise,
 };
 use crate::error::{Error, Result};
 
@@ -75,6 +75,15 @@ pub struct CpuMask {
     rows: Vec<Vec<u32>>,
 }
 
+/// A picture to be shown.
+#[derive(Debug)]
+pub struct CpuOutgoing {
+    picture: CpuTensor,
+    rounding: Rounding,
+    /// It is the input's, since the network's is not finite.
+    replaced: bool,
+}
+
 impl CpuBackend {
     /// A backend with its own pool of `threads` threads; 0 for one per core.
     ///
@@ -110,6 +119,9 @@ impl Backend for CpuBackend {
     type UpsampleConv = CpuUpsampleConv;
     type Mask = CpuMask;
     type Ingest = Resizer;
+    type Outgoing = CpuOutgoing;
+
+    const QUEUED: bool = false;
 
     fn vector(&self, v: &HostTensor) -> Result<Vec<f32>> {
         flat(v)
@@ -142,6 +154,17 @@ impl Backend for CpuBackend {
 
     fn emit(&self, picture: &CpuTensor, rounding: Rounding, out: &mut FrameMut<'_>) -> Result<()> {
         self.pool.install(|| picture::emit(picture, rounding, out))
+    }
+
+    fn send(&self, hq: &CpuTensor, lq: &CpuTensor, finish: &Finish) -> Result<CpuOutgoing> {
+        let replaced = !self.is_finite(hq)?;
+        let picture = if replaced { lq.clone() } else { self.color_fix(hq, lq, finish.color_fix)? };
+        Ok(CpuOutgoing { picture, rounding: finish.rounding, replaced })
+    }
+
+    fn receive(&self, outgoing: CpuOutgoing, out: &mut FrameMut<'_>) -> Result<bool> {
+        self.emit(&outgoing.picture, outgoing.rounding, out)?;
+        Ok(outgoing.replaced)
     }
 
     fn color_fix(&self, hq: &CpuTensor, lq: &CpuTensor, fix: ColorFix) -> Result<CpuTensor> {

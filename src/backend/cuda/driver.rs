@@ -75,11 +75,20 @@ pub trait Driver: Memory {
 /// Work that is done in the order in which it was given. Nothing here waits for the device unless it says so. An error of
 /// earlier work may be reported by any later call.
 pub trait Queue: Send + Sync + 'static {
+    /// A copy to the host that is under way. Dropping it waits for it.
+    type Download: Send + 'static;
+
     /// Copies `from` to device memory. `from` may be changed as soon as this returns.
     fn upload(&self, to: Address, from: &[u8]) -> Result<()>;
 
     /// Waits for all work so far, then copies device memory to the host.
     fn download(&self, to: &mut [u8], from: Address) -> Result<()>;
+
+    /// Begins to copy `bytes` of device memory to the host, behind all work so far.
+    fn start_download(&self, from: Address, bytes: usize) -> Result<Self::Download>;
+
+    /// Waits for a copy and calls `read` with what it brought.
+    fn finish_download(&self, download: Self::Download, read: &mut dyn FnMut(&[u8])) -> Result<()>;
 
     /// Sets every one of `bytes` to `value`.
     fn fill(&self, to: Address, value: u8, bytes: usize) -> Result<()>;

@@ -143,6 +143,19 @@ impl Driver for Emulator {
 }
 
 impl Queue for Emulator {
+    type Download = Vec<u8>;
+
+    fn start_download(&self, from: Address, bytes: usize) -> Result<Vec<u8>> {
+        let mut copy = vec![0; bytes];
+        self.download(&mut copy, from)?;
+        Ok(copy)
+    }
+
+    fn finish_download(&self, download: Vec<u8>, read: &mut dyn FnMut(&[u8])) -> Result<()> {
+        read(&download);
+        Ok(())
+    }
+
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
         // SAFETY: the engine uploads into memory that it has allocated.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };

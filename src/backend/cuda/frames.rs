@@ -2,10 +2,12 @@
 
 //! Frames in and out: `kernels/resize.cu`, and the end of `kernels/picture.cu`.
 
+use super::arena::Place;
 use super::driver::{Address, Args, Driver, Kernel, Queue};
+use super::work::Work;
 use super::{CudaBackend, CudaTensor, Weight, index};
 use crate::backend::resize::Axis;
-use crate::backend::{Frame, FrameMut, Geometry, Resizer, Rounding, Samples, SamplesMut};
+use crate::backend::{Depth, Finish, Frame, FrameMut, Geometry, Resizer, Rounding, Samples, SamplesMut, Size};
 use crate::error::{Error, Result};
 
 const RESIZE_THREADS: u32 = 128;
@@ -74,6 +76,8 @@ struct DownArgs {
 #[repr(C)]
 struct EmitArgs {
     picture: Address,
+    instead: Address,
+    spoiled: Address,
     out: Address,
     height: u32,
     width: u32,
@@ -88,6 +92,27 @@ unsafe impl Args for AcrossArgs {}
 unsafe impl Args for DownArgs {}
 // SAFETY: as above.
 unsafe impl Args for EmitArgs {}
+
+/// Bytes of the flag that tells of values that are not finite.
+const FLAG_BYTES: usize = 4;
+
+/// A frame on its way to the host.
+pub struct CudaOutgoing<D: Driver> {
+    download: <Work<D::Queue> as Queue>::Download,
+    /// Where it is copied from.
+    _place: Place,
+    size: Size,
+    depth: Depth,
+}
+
+/// Where packed RGB goes, and how.
+struct Emitted {
+    out: Address,
+    rows: usize,
+    cols: usize,
+    depth: usize,
+    rounding: Rounding,
+}
 
 /// What is needed to resize frames under one geometry.
 pub struct CudaIngest {
@@ -219,9 +244,21 @@ impl<D: Driver> CudaBackend<D> {
         let (samples, depth) = bytes_mut(&mut out.samples);
         let row = 3 * depth * cols;
         let packed = self.arena.place(row * rows)?;
+        let frame = Emitted { out: packed.address(), rows, cols, depth, rounding };
+        self.emit_into(&frame, picture, None)?;
+        self.download_rows(samples, packed.address(), stride * depth, row, rows)
+    }
+
+    /// Writes the top left of `picture` as packed RGB; with `instead`, the top left of that picture where the flag at the
+    /// address is set.
+    fn emit_into(&self, frame: &Emitted, picture: &CudaTensor, instead: Option<(&CudaTensor, Address)>) -> Result<()> {
+        let (height, width) = picture.picture_dims()?;
+        let &Emitted { out, rows, cols, depth, rounding } = frame;
         let args = EmitArgs {
             picture: picture.address(),
-            out: packed.address(),
+            instead: instead.map_or(0, |(picture, _)| picture.address()),
+            spoiled: instead.map_or(0, |(_, flag)| flag),
+            out,
             height: index(height)?,
             width: index(width)?,
             rows: index(rows)?,
@@ -232,7 +269,49 @@ impl<D: Driver> CudaBackend<D> {
             },
         };
         let blocks = cols.div_ceil(EMIT_THREADS as usize * PIXELS);
-        self.launch_one(&EMIT[depth - 1], [blocks, rows, 1], &args)?;
-        self.download_rows(samples, packed.address(), stride * depth, row, rows)
+        self.launch_one(&EMIT[depth - 1], [blocks, rows, 1], &args)
+    }
+
+    pub(super) fn begin_frame(&self, hq: &CudaTensor, lq: &CudaTensor, finish: &Finish) -> Result<CudaOutgoing<D>> {
+        let (height, width) = hq.picture_dims()?;
+        let &Finish { color_fix, rounding, size, depth } = finish;
+        if size.width > width || size.height > height || lq.picture_dims()? != (height, width) {
+            return Err(Error::Settings(format!("frame of {size} out of {width}x{height}")));
+        }
+        // The frame, and behind it whether it is the input's: one copy brings both.
+        let bytes = 3 * depth.bytes() * size.width * size.height;
+        let flag = bytes.next_multiple_of(FLAG_BYTES);
+        let place = self.arena.place(flag + FLAG_BYTES)?;
+        let spoiled = place.address() + flag as u64;
+        self.flag_unless_finite(hq, spoiled)?;
+        let picture = self.run_color_fix(hq, lq, color_fix)?;
+        let frame =
+            Emitted { out: place.address(), rows: size.height, cols: size.width, depth: depth.bytes(), rounding };
+        self.emit_into(&frame, &picture, Some((lq, spoiled)))?;
+        let download = self.queue.start_download(place.address(), flag + FLAG_BYTES)?;
+        Ok(CudaOutgoing { download, _place: place, size, depth })
+    }
+
+    pub(super) fn end_frame(&self, outgoing: CudaOutgoing<D>, out: &mut FrameMut<'_>) -> Result<bool> {
+        out.check()?;
+        let CudaOutgoing { download, size, depth, .. } = outgoing;
+        if (out.width, out.height) != (size.width, size.height) || out.samples.depth() != depth {
+            return Err(Error::Settings(format!(
+                "output frame of {}x{} in {:?} bits, expected {size} in {depth:?}",
+                out.width,
+                out.height,
+                out.samples.depth()
+            )));
+        }
+        let (stride, row) = (out.stride * depth.bytes(), 3 * depth.bytes() * size.width);
+        let (samples, _) = bytes_mut(&mut out.samples);
+        let mut replaced = false;
+        self.queue.finish_download(download, &mut |brought| {
+            for (to, from) in samples.chunks_mut(stride).zip(brought.chunks_exact(row)).take(size.height) {
+                to[..row].copy_from_slice(from);
+            }
+            replaced = brought[brought.len() - FLAG_BYTES..].iter().any(|byte| *byte != 0);
+        })?;
+        Ok(replaced)
     }
 }

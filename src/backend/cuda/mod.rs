@@ -3,8 +3,8 @@
 //! The CUDA backend: our own kernels (`kernels/`), launched through a [`driver::Driver`], which is CUDA's or an emulator.
 //!
 //! A [`CudaBackend`] is one queue of work and one arena of memory on a device: each stream has its own, and all streams
-//! share the weights. Nothing waits for the device but what brings values to the host ([`Backend::emit`],
-//! [`Backend::is_finite`], [`Backend::to_host`]).
+//! share the weights. Nothing waits for the device but what brings values to the host ([`Backend::receive`],
+//! [`Backend::emit`], [`Backend::is_finite`], [`Backend::to_host`]).
 
 mod arena;
 mod attention;
@@ -31,14 +31,15 @@ use candle_core::{DType, Device, Tensor};
 use parking_lot::Mutex;
 
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Rope, Rounding,
+    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Rope,
+    Rounding,
 };
 use crate::error::{Error, Result};
 
 pub use arena::Arena;
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue};
-pub use frames::CudaIngest;
+pub use frames::{CudaIngest, CudaOutgoing};
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
 pub use tensor::{CudaTensor, Weight};
@@ -209,6 +210,9 @@ impl<D: Driver> Backend for CudaBackend<D> {
     type UpsampleConv = CudaUpsampleConv;
     type Mask = CudaMask;
     type Ingest = CudaIngest;
+    type Outgoing = CudaOutgoing<D>;
+
+    const QUEUED: bool = true;
 
     fn vector(&self, v: &HostTensor) -> Result<Weight> {
         self.weight(&flat(v)?, Precision::F32)
@@ -240,6 +244,14 @@ impl<D: Driver> Backend for CudaBackend<D> {
 
     fn emit(&self, picture: &CudaTensor, rounding: Rounding, out: &mut FrameMut<'_>) -> Result<()> {
         self.run_emit(picture, rounding, out)
+    }
+
+    fn send(&self, hq: &CudaTensor, lq: &CudaTensor, finish: &Finish) -> Result<CudaOutgoing<D>> {
+        self.begin_frame(hq, lq, finish)
+    }
+
+    fn receive(&self, outgoing: CudaOutgoing<D>, out: &mut FrameMut<'_>) -> Result<bool> {
+        self.end_frame(outgoing, out)
     }
 
     fn color_fix(&self, hq: &CudaTensor, lq: &CudaTensor, fix: ColorFix) -> Result<CudaTensor> {

@@ -112,13 +112,18 @@ impl<D: Driver> CudaBackend<D> {
     pub(super) fn run_is_finite(&self, x: &CudaTensor) -> Result<bool> {
         let mut found = [0; size_of::<u32>()];
         let flag = self.arena.place(found.len())?;
-        self.queue.fill(flag.address(), 0, found.len())?;
-        let count = x.shape.len();
-        let args = FiniteArgs { values: x.address(), found: flag.address(), count: count as u64 };
-        let grid = [blocks(count, RUNS * per_16_bytes(x.precision)), 1, 1];
-        self.launch_one(&IS_FINITE[x.precision as usize], grid, &args)?;
+        self.flag_unless_finite(x, flag.address())?;
         self.queue.download(&mut found, flag.address())?;
         Ok(u32::from_ne_bytes(found) == 0)
+    }
+
+    /// Sets the four bytes at `flag` to 0 if all values are finite, to something else if not.
+    pub(super) fn flag_unless_finite(&self, x: &CudaTensor, flag: Address) -> Result<()> {
+        self.queue.fill(flag, 0, size_of::<u32>())?;
+        let count = x.shape.len();
+        let args = FiniteArgs { values: x.address(), found: flag, count: count as u64 };
+        let grid = [blocks(count, RUNS * per_16_bytes(x.precision)), 1, 1];
+        self.launch_one(&IS_FINITE[x.precision as usize], grid, &args)
     }
 
     pub(super) fn run_pixel_unshuffle(&self, picture: &CudaTensor) -> Result<CudaTensor> {

@@ -16,6 +16,9 @@ pub enum Work<Q> {
 }
 
 impl<Q: Queue> Queue for Work<Q> {
+    /// Of a rehearsal, only the number of bytes.
+    type Download = Result<Q::Download, usize>;
+
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
         match self {
             Work::Device(queue) => queue.upload(to, from),
@@ -30,6 +33,24 @@ impl<Q: Queue> Queue for Work<Q> {
                 to.fill(0);
                 Ok(())
             }
+        }
+    }
+
+    fn start_download(&self, from: Address, bytes: usize) -> Result<Self::Download> {
+        match self {
+            Work::Device(queue) => queue.start_download(from, bytes).map(Ok),
+            Work::Rehearsal => Ok(Err(bytes)),
+        }
+    }
+
+    fn finish_download(&self, download: Self::Download, read: &mut dyn FnMut(&[u8])) -> Result<()> {
+        match (self, download) {
+            (Work::Device(queue), Ok(download)) => queue.finish_download(download, read),
+            (_, Err(bytes)) => {
+                read(&vec![0; bytes]);
+                Ok(())
+            }
+            (Work::Rehearsal, Ok(_)) => Ok(()),
         }
     }
 

@@ -10,8 +10,8 @@ pub(crate) use ledger::zeros;
 pub use ledger::{Ledger, PlanTensor};
 
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup, Qkv, Rope,
-    Rounding, WINDOW_TOKENS,
+    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup,
+    Qkv, Rope, Rounding, WINDOW_TOKENS,
 };
 use crate::error::{Error, Result};
 
@@ -76,6 +76,9 @@ impl Backend for PlanBackend {
     type UpsampleConv = PlanLayer;
     type Mask = PlanMask;
     type Ingest = Geometry;
+    type Outgoing = PlanTensor;
+
+    const QUEUED: bool = false;
 
     fn vector(&self, v: &HostTensor) -> Result<Tensor> {
         Ok(self.ledger.weights(v.elem_count()))
@@ -113,6 +116,14 @@ impl Backend for PlanBackend {
 
     fn emit(&self, _: &PlanTensor, _: Rounding, _: &mut FrameMut<'_>) -> Result<()> {
         Ok(())
+    }
+
+    fn send(&self, hq: &PlanTensor, lq: &PlanTensor, finish: &Finish) -> Result<PlanTensor> {
+        self.color_fix(hq, lq, finish.color_fix)
+    }
+
+    fn receive(&self, _: PlanTensor, _: &mut FrameMut<'_>) -> Result<bool> {
+        Ok(false)
     }
 
     fn color_fix(&self, hq: &PlanTensor, _: &PlanTensor, _: ColorFix) -> Result<PlanTensor> {

@@ -25,6 +25,32 @@ struct Upload {
     ring: Ring<Event>,
 }
 
+/// Pinned memory that no download uses.
+type Spare = Arc<Mutex<Vec<Pinned>>>;
+
+/// A copy to the host that is under way.
+pub struct Download {
+    device: Arc<Device>,
+    bytes: usize,
+    event: Event,
+    /// Until it is given back.
+    memory: Option<Pinned>,
+    spare: Spare,
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // The device must not write into memory that is used for something else. An error says nothing new.
+        let done = self.device.bind().and_then(|()| self.event.wait());
+        if let Some(memory) = self.memory.take() {
+            match done {
+                Ok(()) => self.spare.lock().push(memory),
+                Err(_) => drop(memory),
+            }
+        }
+    }
+}
+
 /// A queue of work on a [`super::Nvidia`].
 pub struct NvidiaQueue {
     device: Arc<Device>,
@@ -32,6 +58,8 @@ pub struct NvidiaQueue {
     upload: Mutex<Option<Upload>>,
     /// What downloads go through: two pieces.
     download: Mutex<Option<Pinned>>,
+    /// What downloads that go on meanwhile go through.
+    spare: Spare,
 }
 
 // SAFETY: any thread that has bound the device may use its streams; what is staged is behind locks.
@@ -46,7 +74,7 @@ impl NvidiaQueue {
         // SAFETY: the driver writes one pointer.
         let code = unsafe { sys::cuStreamCreate(&mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
         device.check("cuStreamCreate", code)?;
-        Ok(Self { device, stream, upload: Mutex::default(), download: Mutex::default() })
+        Ok(Self { device, stream, upload: Mutex::default(), download: Mutex::default(), spare: Spare::default() })
     }
 
     /// Waits for the device after an error or before an end, to leave no copy under way. The outcome says nothing new.
@@ -96,6 +124,8 @@ impl NvidiaQueue {
 }
 
 impl Queue for NvidiaQueue {
+    type Download = Download;
+
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
         self.device.bind()?;
         let mut upload = self.upload.lock();
@@ -117,6 +147,36 @@ impl Queue for NvidiaQueue {
             None => memory.insert(Pinned::new(&self.device, 2 * PIECE_BYTES)?),
         };
         self.download_pieces(memory, to, from).inspect_err(|_| self.settle())
+    }
+
+    fn start_download(&self, from: Address, bytes: usize) -> Result<Download> {
+        self.device.bind()?;
+        let spare = {
+            let mut spare = self.spare.lock();
+            spare.iter().position(|memory| memory.len() >= bytes).map(|i| spare.swap_remove(i))
+        };
+        let memory = match spare {
+            Some(memory) => memory,
+            None => Pinned::new(&self.device, bytes)?,
+        };
+        // SAFETY: the engine downloads from memory that it has allocated; nobody reads the copy before its event.
+        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(memory.part(0, bytes).cast(), from, bytes, self.stream) };
+        let event = self
+            .device
+            .check(format_args!("cuMemcpyDtoHAsync of {bytes} bytes"), code)
+            .and_then(|()| Event::record(&self.device, self.stream))
+            .inspect_err(|_| self.settle())?;
+        let (device, spare) = (self.device.clone(), self.spare.clone());
+        Ok(Download { device, bytes, event, memory: Some(memory), spare })
+    }
+
+    fn finish_download(&self, download: Download, read: &mut dyn FnMut(&[u8])) -> Result<()> {
+        self.device.bind()?;
+        download.event.wait()?;
+        if let Some(memory) = &download.memory {
+            read(memory.bytes(download.bytes));
+        }
+        Ok(())
     }
 
     fn fill(&self, to: Address, value: u8, bytes: usize) -> Result<()> {

@@ -48,6 +48,17 @@ impl Pinned {
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), self.part(offset, from.len()), from.len()) };
     }
 
+    /// Bytes in all.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first `len` bytes, which the device must have written.
+    pub(super) fn bytes(&self, len: usize) -> &[u8] {
+        // SAFETY: `part` is as long as that; the device has written all of it and is done.
+        unsafe { std::slice::from_raw_parts(self.part(0, len), len) }
+    }
+
     /// Copies from `offset`, where the device must not be at work.
     pub(super) fn read(&self, offset: usize, to: &mut [u8]) {
         // SAFETY: `part` is as long as `to`, and ours.
