@@ -225,3 +225,33 @@ fn memory_is_known_before_the_first_frame_and_refused_when_there_is_none() {
     let error = model().stream(endless, Options::default(), Cancel::default()).err().unwrap();
     assert!(matches!(error, Error::NoSpace { .. }), "{error}");
 }
+
+/// The whole engine, frames in to frames out, on an emulated GPU: the memory plan, the caches of keys and values, what stays on
+/// the device between windows, and the frames on their way.
+#[cfg(feature = "emulator")]
+#[test]
+fn an_emulated_gpu_gives_the_frames_of_the_cpu() {
+    use gstflashvsr::upscaler::Precision;
+
+    const FRAMES: u64 = 42;
+    let options = |behind| Options { behind, ..low_latency() };
+    let frames = |device: &str, precision, behind| {
+        let spec = ModelSpec { device: device.into(), precision, threads: 0, ..spec() };
+        let mut stream = open(&spec).unwrap().stream(geometry(), options(behind), Cancel::default()).unwrap();
+        run(&mut *stream, FRAMES)
+    };
+    let want = frames("cpu", None, false);
+    let exact = frames("emulator", Some(Precision::F32), false);
+    assert_eq!((want.len(), exact.len()), (FRAMES as usize, FRAMES as usize));
+    let difference = |a: &[Vec<u8>], b: &[Vec<u8>]| -> (u8, f64) {
+        let pairs = || a.iter().flatten().zip(b.iter().flatten());
+        let square: f64 = pairs().map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+        let psnr = 10.0 * (255.0 * 255.0 * pairs().count() as f64 / square.max(1e-9)).log10();
+        (pairs().map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0), psnr)
+    };
+    let (worst, psnr) = difference(&want, &exact);
+    assert!(worst <= 1 && psnr > 60.0, "f32 differs by {worst}, {psnr:.1} dB");
+    let rounded = frames("emulator", None, true);
+    let (worst, psnr) = difference(&want, &rounded);
+    assert!(psnr > 40.0, "bf16 differs by {worst}, {psnr:.1} dB");
+}

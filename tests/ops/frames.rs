@@ -2,7 +2,9 @@
 
 //! Frames in and out: PIL's bicubic in integers, the edge, the way back to integers.
 
-use gstflashvsr::backend::{Backend, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy};
+use gstflashvsr::backend::{
+    Backend, ColorFix, Depth, Finish, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy,
+};
 
 use crate::common::uniform;
 use crate::reference::Array;
@@ -211,6 +213,42 @@ pub fn emit<B: Backend>(b: &B) {
                         assert!(allowed.contains(&below), "{exact} of {max} became {}", got.at([y, x, c]));
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Sends a picture and receives it, with what the backend says of it.
+fn sent<B: Backend>(b: &B, hq: &B::Tensor, lq: &B::Tensor, finish: Finish) -> (Vec<u8>, bool) {
+    let Size { width, height } = finish.size;
+    let mut bytes = vec![GARBAGE; 3 * width * height];
+    let outgoing = b.send(hq, lq, &finish).unwrap();
+    // Others may be on their way at the same time.
+    let other = b.send(lq, hq, &finish).unwrap();
+    let mut out = FrameMut { width, height, stride: 3 * width, samples: SamplesMut::U8(&mut bytes) };
+    let replaced = b.receive(outgoing, &mut out).unwrap();
+    drop(other);
+    (bytes, replaced)
+}
+
+/// What is sent is what the separate operations give; a picture with a value that is not finite gives way to the input.
+pub fn send<B: Backend>(b: &B) {
+    for (rows, cols, size) in [(1, 1, Size::new(1, 1)), (21, 37, Size::new(36, 20)), (64, 128, Size::new(128, 64))] {
+        let hq = Array::random("hq", &[3, rows, cols], 0.4);
+        let lq = Array::around("lq", &[3, rows, cols], 0.3, 0.1);
+        let (lq_picture, area) = (lq.picture(b), 3 * rows * cols);
+        for color_fix in [ColorFix::Adain, ColorFix::Wavelet, ColorFix::None] {
+            let finish = Finish { color_fix, rounding: Rounding::Nearest, size, depth: Depth::Eight };
+            let bytes = |picture: &B::Tensor| -> Vec<u8> {
+                emitted(b, picture, size, 255.0, Rounding::Nearest).values.iter().map(|v| *v as u8).collect()
+            };
+            let fixed = b.color_fix(&hq.picture(b), &lq_picture, color_fix).unwrap();
+            assert!(sent(b, &hq.picture(b), &lq_picture, finish) == (bytes(&fixed), false), "{size}, {color_fix:?}");
+            for (place, bad) in [(0, f64::NAN), (area / 2, f64::INFINITY), (area - 1, f64::NEG_INFINITY)] {
+                let mut spoiled = hq.clone();
+                spoiled.values[place] = bad;
+                let got = sent(b, &spoiled.picture(b), &lq_picture, finish);
+                assert!(got == (bytes(&lq_picture), true), "{size}, {color_fix:?}, {bad} at {place}");
             }
         }
     }

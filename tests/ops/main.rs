@@ -131,6 +131,7 @@ on_every_backend! {
         sixteen_bit_frames_are_resized_within_two_steps: crate::frames::ingest_u16,
         padding_repeats_the_edge: crate::frames::ingest_pads_with_the_edge,
         output_is_clamped_and_rounded: crate::frames::emit,
+        frames_are_sent_or_replaced: crate::frames::send,
         what_goes_in_comes_out: crate::frames::every_level_survives,
         frames_that_do_not_fit_are_refused: crate::frames::short_frames_are_refused,
     }
