@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
+use gstflashvsr::backend::Size;
 use gstflashvsr::backend::cuda::driver::Driver;
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 use gstflashvsr::model::Network;
