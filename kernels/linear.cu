@@ -6,7 +6,7 @@
 
 namespace {
 
-enum Epilogue : u32 { NONE, SILU, GELU, ADD };
+enum Epilogue : u32 { NONE, GELU, ADD };
 
 struct LinearArgs {
     const void* x;
@@ -35,8 +35,6 @@ DEVICE float gelu(float x) {
     return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
 }
 
-DEVICE float silu(float x) { return x / (1.0f + expf(-x)); }
-
 template <class T> struct LinearResult {
     const LinearArgs& args;
 
@@ -46,10 +44,7 @@ template <class T> struct LinearResult {
         const auto bias = read<float, N>(args.bias + column);
 #pragma unroll
         for (int i = 0; i < N; ++i) y.values[i] += bias.values[i];
-        if (args.epilogue == SILU) {
-#pragma unroll
-            for (int i = 0; i < N; ++i) y.values[i] = silu(y.values[i]);
-        } else if (args.epilogue == GELU) {
+        if (args.epilogue == GELU) {
 #pragma unroll
             for (int i = 0; i < N; ++i) y.values[i] = gelu(y.values[i]);
         } else if (args.epilogue == ADD) {

@@ -27,8 +27,6 @@ pub type HostTensor = candle_core::Tensor;
 pub enum Epilogue<'a, B: Backend + ?Sized> {
     /// Nothing (the bias belongs to the layer).
     None,
-    /// SiLU: `x * sigmoid(x)`.
-    Silu,
     /// GELU in its tanh form.
     Gelu,
     /// `residual + y`.

@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use super::matmul::{Rows, Start};
-use super::simd::{gelu, silu, sum_of, vectorised};
+use super::simd::{gelu, sum_of, vectorised};
 use super::tensor::{CpuTensor, Halo, MapDims};
 use super::{CpuBackend, CpuLinear};
 use crate::backend::{Epilogue, Grid, HEAD_DIM, KvGroup, Qkv, Rope, WINDOW_TOKENS};
@@ -52,7 +52,7 @@ pub(super) fn linear(
     let values = x.values()?;
     let residual = match epilogue {
         Epilogue::Add(residual) | Epilogue::GatedAdd { residual, .. } => Some(same_rows(residual, rows, cols)?),
-        Epilogue::None | Epilogue::Silu | Epilogue::Gelu => None,
+        Epilogue::None | Epilogue::Gelu => None,
     };
     let residual = residual.as_deref().unwrap_or_default();
     let mut out = vec![0.0f32; rows * cols];
@@ -65,7 +65,6 @@ pub(super) fn linear(
             #[inline(always)]
             || match epilogue {
                 Epilogue::None => {}
-                Epilogue::Silu => out.iter_mut().for_each(|v| *v = silu(*v)),
                 Epilogue::Gelu => out.iter_mut().for_each(|v| *v = gelu(*v)),
                 Epilogue::Add(_) => out.iter_mut().zip(&residual[first * cols..]).for_each(|(v, r)| *v += r),
                 Epilogue::GatedAdd { gate, .. } => {

@@ -62,10 +62,9 @@ impl<D: Driver> CudaBackend<D> {
         }
         let (epilogue, residual, gate) = match epilogue {
             Epilogue::None => (0, None, None),
-            Epilogue::Silu => (1, None, None),
-            Epilogue::Gelu => (2, None, None),
-            Epilogue::Add(residual) => (3, Some(residual), None),
-            Epilogue::GatedAdd { residual, gate } => (3, Some(residual), Some(gate)),
+            Epilogue::Gelu => (1, None, None),
+            Epilogue::Add(residual) => (2, Some(residual), None),
+            Epilogue::GatedAdd { residual, gate } => (2, Some(residual), Some(gate)),
         };
         if let Some(residual) = residual
             && (residual.rows_dims()? != (rows, columns) || residual.precision != self.precision)
