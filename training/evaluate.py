@@ -67,6 +67,7 @@ def main():
     parser.add_argument("--scales", type=float, nargs="*", default=[2, 4])
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--blind", action="store_true", help="with zeros for latents: what is lost tells their worth")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where torch's autocast does")
     parser.add_argument("--picture", help="write bicubic, ours and original side by side")
     args = parser.parse_args()
@@ -89,7 +90,7 @@ def main():
                 for name, target in clips:
                     source = KINDS[kind](scale).apply(target, np.random.default_rng(1))
                     with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                        output = measure.to_bytes(model.upscale(measure.to_model(source))[0])
+                        output = measure.to_bytes(model.upscale(measure.to_model(source), blind=args.blind)[0])
                     rows.append(compare(source, output, target))
                     show(f"  {name} x{scale:g} {kind}", rows[-1:])
                     strips.append(np.concatenate([x[-3, middle, middle] for x in (source, output, target)], 1))

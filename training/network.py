@@ -390,8 +390,11 @@ class FlashVsr(nn.Module):
         return (y + condition if self.config.get("residual") else y), memory
 
     @torch.no_grad()
-    def upscale(self, lq, seed=0, noise=None, topk_ratio=None):
-        """A clip (1,3,N,H,W), N = 8k+5 >= 21, streamed as in use -> (frames after AdaIN, frames before)."""
+    def upscale(self, lq, seed=0, noise=None, topk_ratio=None, blind=False):
+        """A clip (1,3,N,H,W), N = 8k+5 >= 21, streamed as in use -> (frames after AdaIN, frames before).
+
+        With `blind`, the decoder sees zeros in place of the transformer's latents: what is lost tells their worth.
+        """
         n = lq.shape[2]
         padded = torch.cat([lq, lq[:, :, -1:].expand(-1, -1, 4, -1, -1)], 2)
         height, width = lq.shape[-2:]
@@ -402,6 +405,8 @@ class FlashVsr(nn.Module):
             span = padded[:, :, :25] if window == 0 else padded[:, :, done + 4:done + 12]
             random = noise[window] if noise else torch.randn(1, 16, f, height // 8, width // 8, generator=generator)
             latents, state = self.latents(span, random.to(lq), [f], state, topk_ratio)
+            if blind:
+                latents = torch.zeros_like(latents)
             y, memory = self.decode(latents, lq[:, :, done:done + frames], memory)
             raw.append(y)
             done, window = done + frames, window + 1
