@@ -337,6 +337,8 @@ struct SparseArgs {
     // Of each head and query window: how many key windows, and which, `pitch` apart.
     const u32* counts;
     const u32* lists;
+    // Of each head, the query windows in the order in which they are taken.
+    const u32* order;
     u32 dim, query_windows, pitch, group_windows;
     // One per frame pair.
     const void* k[MAX_GROUPS];
@@ -362,8 +364,10 @@ template <class T> struct ListedKeys {
 // A block takes a tile of queries (block_x) of a head (block_y).
 template <class T> DEVICE void sparse_attention(const SparseArgs& args) {
     constexpr u32 QUERIES = Tile<T>::QUERIES;
-    const u32 head = block_y(), query_window = block_x() / (WINDOW / QUERIES);
-    const u64 place = u64(block_x()) * QUERIES * args.dim + head * HEAD;
+    constexpr u32 PER_WINDOW = WINDOW / QUERIES;
+    const u32 head = block_y(), query_window = args.order[head * args.query_windows + block_x() / PER_WINDOW];
+    const u32 tile = query_window * PER_WINDOW + block_x() % PER_WINDOW;
+    const u64 place = u64(tile) * QUERIES * args.dim + head * HEAD;
     const u64 row = u64(head) * args.query_windows + query_window;
     const ListedKeys<T> keys{args, args.lists + row * args.pitch, head};
     attend<T>({static_cast<const T*>(args.q) + place, QUERIES}, static_cast<T*>(args.out) + place, args.dim,

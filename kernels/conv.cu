@@ -23,7 +23,7 @@ struct ConvArgs {
     u32 columns, outputs;
     // Values of a column of weights; segments of them that are used.
     u32 depth, segments;
-    // Taps of a kernel's row.
+    // Taps of a kernel's row: 3 or 2.
     u32 side;
     // Output steps start 2 maps apart; each phase has weights and pixels of its own.
     u32 over_time, phases, replicate, relu;
@@ -46,11 +46,14 @@ template <class T> struct Taps {
     }
 
     METHOD void enter(u32 segment) {
-        const u32 taps = args->side * args->side, tap = segment % taps;
+        // Divided by constants: this comes up every few steps of the product.
+        const bool three = args->side == 3;
+        const u32 source = three ? segment / 9 : segment / 4, tap = segment - source * (three ? 9 : 4);
+        const u32 tap_row = three ? tap / 3 : tap / 2, tap_column = tap - tap_row * (three ? 3 : 2);
         const u32 phase = args->phases ? block_z() : 0, first = args->over_time ? 2 * block_z() : 0;
-        map = static_cast<const T*>(args->maps[first + segment / taps]);
-        dy = i32(tap / args->side + phase / 2) - 1;
-        dx = i32(tap % args->side + phase % 2) - 1;
+        map = static_cast<const T*>(args->maps[first + source]);
+        dy = i32(tap_row + phase / 2) - 1;
+        dx = i32(tap_column + phase % 2) - 1;
     }
 
     METHOD const T* channels(Row row) const {

@@ -252,8 +252,29 @@ DEVICE void list(const ListArgs& args) {
     if (lane() == 0) args.counts[row] = count;
 }
 
+struct OrderArgs {
+    const u32* counts;
+    u32* order;
+    u32 queries;
+};
+
+// The query windows of a head (block_y), those with the longest lists first: blocks start in that order, and what starts
+// last should not be what takes longest.
+DEVICE void order(const OrderArgs& args) {
+    const u32 query = block_x() * LIST_THREADS + thread();
+    if (query >= args.queries) return;
+    const u64 head = u64(block_y()) * args.queries;
+    const u32* counts = args.counts + head;
+    const u32 count = counts[query];
+    u32 place = 0;
+#pragma unroll 8
+    for (u32 i = 0; i < args.queries; ++i) place += counts[i] > count || (counts[i] == count && i < query);
+    args.order[head + place] = query;
+}
+
 }
 
 KERNELS(draft_scores, SCORE_THREADS, ScoreShared, ScoreArgs)
 KERNEL(draft_select, SELECT_THREADS, SelectShared, SelectArgs) { select(args); }
 KERNEL(draft_list, LIST_THREADS, NoShared, ListArgs) { list(args); }
+KERNEL(draft_order, LIST_THREADS, NoShared, OrderArgs) { order(args); }

@@ -3,7 +3,7 @@
 // Norms of rows. A warp takes a row and reads it two or three times: the first time from memory, then from the first-level
 // cache, which holds the rows of all warps of a block many times over.
 
-#include "prims.cuh"
+#include "pieces.cuh"
 
 namespace {
 
@@ -18,38 +18,44 @@ struct NormArgs {
     u32 rows, cols;
 };
 
-// Calls f(column, value) for each value of a row that falls to this lane: 16 bytes at a time where rows are aligned to it.
+// Calls f(value) for each value of a row that falls to this lane: 16 bytes at a time where rows are aligned to it.
 template <class T, class F> DEVICE void for_row(const T* row, u32 cols, F f) {
     constexpr u32 N = PER_16_BYTES<T>;
     if (cols % N == 0) {
         for (u32 col = lane() * N; col < cols; col += WARP * N) {
             const auto v = *reinterpret_cast<const Vector<T, N>*>(row + col);
 #pragma unroll
-            for (u32 i = 0; i < N; ++i) f(col + i, to_float(v.values[i]));
+            for (u32 i = 0; i < N; ++i) f(to_float(v.values[i]));
         }
     } else {
-        for (u32 col = lane(); col < cols; col += WARP) f(col, to_float(row[col]));
+        for (u32 col = lane(); col < cols; col += WARP) f(to_float(row[col]));
     }
 }
 
-// Writes f(column, value) for each value of a row.
-template <class T, class F> DEVICE void map_row(T* out, const T* row, u32 cols, F f) {
+// Writes f(value, scale, shift) for each value of a row; scale and shift are its column's, and the latter 0 if there is
+// none.
+template <class T, class F>
+DEVICE void map_row(T* out, const T* row, const float* scale, const float* shift, u32 cols, F f) {
     constexpr u32 N = PER_16_BYTES<T>;
     if (cols % N == 0) {
         for (u32 col = lane() * N; col < cols; col += WARP * N) {
-            auto v = *reinterpret_cast<const Vector<T, N>*>(row + col);
+            float values[N], scales[N], shifts[N] = {};
+            load(values, row + col);
+            load(scales, scale + col);
+            if (shift) load(shifts, shift + col);
 #pragma unroll
-            for (u32 i = 0; i < N; ++i) v.values[i] = from_float<T>(f(col + i, to_float(v.values[i])));
-            *reinterpret_cast<Vector<T, N>*>(out + col) = v;
+            for (u32 i = 0; i < N; ++i) values[i] = f(values[i], scales[i], shifts[i]);
+            store(out + col, values);
         }
     } else {
-        for (u32 col = lane(); col < cols; col += WARP) out[col] = from_float<T>(f(col, to_float(row[col])));
+        for (u32 col = lane(); col < cols; col += WARP)
+            out[col] = from_float<T>(f(to_float(row[col]), scale[col], shift ? shift[col] : 0.0f));
     }
 }
 
 template <class T> DEVICE float sum_of_squares(const T* row, u32 cols) {
     float sum = 0;
-    for_row(row, cols, [&](u32, float v) { sum += v * v; });
+    for_row(row, cols, [&](float v) { sum += v * v; });
     return warp_sum(sum);
 }
 
@@ -67,13 +73,13 @@ template <class T> DEVICE void layer_norm(const NormArgs& args) {
     T* out;
     if (!own_row(args, x, out)) return;
     float sum = 0;
-    for_row(x, args.cols, [&](u32, float v) { sum += v; });
+    for_row(x, args.cols, [&](float v) { sum += v; });
     const float mean = warp_sum(sum) / float(args.cols);
     float squares = 0;
-    for_row(x, args.cols, [&](u32, float v) { squares += (v - mean) * (v - mean); });
+    for_row(x, args.cols, [&](float v) { squares += (v - mean) * (v - mean); });
     const float inverse = 1.0f / sqrtf(warp_sum(squares) / float(args.cols) + EPS);
-    map_row(out, x, args.cols, [&](u32 col, float v) {
-        return (v - mean) * inverse * args.scale[col] + args.shift[col];
+    map_row(out, x, args.scale, args.shift, args.cols, [&](float v, float scale, float shift) {
+        return (v - mean) * inverse * scale + shift;
     });
 }
 
@@ -82,7 +88,7 @@ template <class T> DEVICE void rms_norm(const NormArgs& args) {
     T* out;
     if (!own_row(args, x, out)) return;
     const float inverse = 1.0f / sqrtf(sum_of_squares(x, args.cols) / float(args.cols) + EPS);
-    map_row(out, x, args.cols, [&](u32 col, float v) { return v * inverse * args.scale[col]; });
+    map_row(out, x, args.scale, nullptr, args.cols, [&](float v, float scale, float) { return v * inverse * scale; });
 }
 
 // The LQ projection's norm, which has no epsilon, and SiLU.
@@ -92,8 +98,8 @@ template <class T> DEVICE void rms_norm_silu(const NormArgs& args) {
     if (!own_row(args, x, out)) return;
     const float norm = sqrtf(sum_of_squares(x, args.cols));
     const float factor = sqrtf(float(args.cols)) / fmaxf(norm, 1e-12f);
-    map_row(out, x, args.cols, [&](u32 col, float v) {
-        const float y = v * factor * args.scale[col];
+    map_row(out, x, args.scale, nullptr, args.cols, [&](float v, float scale, float) {
+        const float y = v * factor * scale;
         return y / (1.0f + expf(-y));
     });
 }

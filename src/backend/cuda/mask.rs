@@ -15,12 +15,15 @@ use crate::error::{Error, Result};
 const QUERIES: usize = 4;
 /// Rows that a block of `draft_list` takes, a warp each.
 const LISTS: usize = 4;
+/// Rows that a block of `draft_order` takes.
+const ORDERED: usize = 128;
 
 /// [`QUERIES`] mean queries, and a value of each for each warp.
 const DRAFT_SCORES: Kernels = kernels!("mask", "draft_scores", 256, [(4 * QUERIES * (HEAD_DIM + 8)) as u32; 3]);
 /// Four counters of each of 1024 values of a digit, their sums, and what is found.
 const DRAFT_SELECT: Kernel = Kernel { file: "mask", name: "draft_select", threads: 1024, shared: 1024 * (16 + 4) + 32 };
 const DRAFT_LIST: Kernel = Kernel { file: "mask", name: "draft_list", threads: 32 * LISTS as u32, shared: 0 };
+const DRAFT_ORDER: Kernel = Kernel { file: "mask", name: "draft_order", threads: ORDERED as u32, shared: 0 };
 
 /// `ScoreArgs` of mask.cu.
 #[derive(Clone, Copy)]
@@ -68,12 +71,26 @@ struct ListArgs {
 // SAFETY: laid out as the kernel's struct.
 unsafe impl Args for ListArgs {}
 
+/// `OrderArgs` of mask.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct OrderArgs {
+    counts: Address,
+    order: Address,
+    queries: u32,
+}
+
+// SAFETY: laid out as the kernel's struct.
+unsafe impl Args for OrderArgs {}
+
 /// For each head and query window the key windows that it attends to.
 pub struct CudaMask {
     /// How many, as u32.
     pub(super) counts: CudaTensor,
     /// Which, in ascending order, as u32; rows of `key_windows`, of which the first `counts` are used.
     pub(super) lists: CudaTensor,
+    /// The query windows of each head, those with the longest lists first, as u32.
+    pub(super) order: CudaTensor,
     pub(super) heads: usize,
     pub(super) query_windows: usize,
     pub(super) key_windows: usize,
@@ -107,8 +124,8 @@ impl<D: Driver> CudaBackend<D> {
         let (heads, keys) = (dim / HEAD_DIM, windows * k_means.len());
         let words = |rows, cols| self.tensor(Shape::Rows(rows, cols), Precision::F32);
         let tables = heads * (queries / windows);
-        let (table, counts, thresholds) =
-            (words(heads * queries, keys)?, words(heads * queries, 1)?, words(tables, 1)?);
+        let (table, thresholds) = (words(heads * queries, keys)?, words(tables, 1)?);
+        let (counts, order) = (words(heads, queries)?, words(heads, queries)?);
 
         let args = ScoreArgs {
             q_mean: q_mean.address(),
@@ -142,7 +159,9 @@ impl<D: Driver> CudaBackend<D> {
             keys: index(keys)?,
         };
         self.launch_one(&DRAFT_LIST, [rows.div_ceil(LISTS), 1, 1], &args)?;
-        Ok(CudaMask { counts, lists: table, heads, query_windows: queries, key_windows: keys })
+        let args = OrderArgs { counts: counts.address(), order: order.address(), queries: index(queries)? };
+        self.launch_one(&DRAFT_ORDER, [queries.div_ceil(ORDERED), heads, 1], &args)?;
+        Ok(CudaMask { counts, lists: table, order, heads, query_windows: queries, key_windows: keys })
     }
 
     pub(super) fn download_mask(&self, mask: &CudaMask) -> Result<HostTensor> {
