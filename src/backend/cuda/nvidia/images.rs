@@ -27,12 +27,12 @@ pub(super) const OLDEST: (u32, u32) = (8, 0);
 
 /// What a device of this compute capability runs best. Machine code runs on devices of the same major number and the
 /// same or a higher minor number; that of an architecture whose name ends in "a" runs on this one only (CUDA C++
-/// Programming Guide, section "Binary Compatibility").
+/// Programming Guide, section "Binary Compatibility"), and of a card not on the modules for robots (8.7) or the other way round.
 fn arch(capability: (u32, u32)) -> &'static str {
     match capability {
-        (8, 0..=5) => "sm_80",
-        (8, 6..=8) => "sm_86",
-        (8, _) => "sm_89",
+        (8, 0) => "sm_80",
+        (8, 6) => "sm_86",
+        (8, 9) => "sm_89",
         (9, 0) => "sm_90a",
         (10, 0) => "sm_100a",
         (12, 0) => "sm_120a",
@@ -74,7 +74,7 @@ mod tests {
         for (capability, expected) in [
             ((8, 0), "sm_80"),
             ((8, 6), "sm_86"),
-            ((8, 7), "sm_86"),
+            ((8, 7), PTX),
             ((8, 9), "sm_89"),
             ((9, 0), "sm_90a"),
             ((10, 0), "sm_100a"),
