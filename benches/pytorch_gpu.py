@@ -16,8 +16,14 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 import pytorch_peer as peer
 
-FULL = {"dim": 1536, "ffn": 8960, "layers": 30, "text_dim": 4096, "prompt": 512, "lq": (2048, 3072), "decoder": (512, 256, 128, 128)}
-TINY = {"dim": 128, "ffn": 256, "layers": 2, "text_dim": 16, "prompt": 4, "lq": (48, 64), "decoder": (64, 32, 16, 16)}
+FULL = {
+    "dim": 1536, "ffn": 8960, "layers": 30, "text_dim": 4096, "prompt": 512,
+    "lq": (2048, 3072), "decoder": (512, 256, 128, 128),
+}
+TINY = {
+    "dim": 128, "ffn": 256, "layers": 2, "text_dim": 16, "prompt": 4,
+    "lq": (48, 64), "decoder": (64, 32, 16, 16),
+}
 PARTS = ("LQ projection", "DiT", "decoder", "colour fix")
 REFERENCE_AREA = 768 * 1280
 WARM_UP = 5
@@ -78,7 +84,8 @@ def random_model(sizes, dtype):
     shapes |= {"conv2.weight": (h2, h1, 4, 3, 3), "conv2.bias": (h2,), "norm2.gamma": (h2,)}
     shapes |= {"linear_layers.0.weight": (dim, h2), "linear_layers.0.bias": (dim,)}
     lq = peer.LqProjection(weights(shapes))
-    shapes = {f"blocks.{i}.{key}": shape for i in range(sizes["layers"]) for key, shape in peer.block_shapes(dim, sizes["ffn"]).items()}
+    block = peer.block_shapes(dim, sizes["ffn"])
+    shapes = {f"blocks.{i}.{key}": shape for i in range(sizes["layers"]) for key, shape in block.items()}
     for key, out, inner in (
         ("text_embedding.0", dim, sizes["text_dim"]), ("text_embedding.2", dim, dim), ("time_embedding.0", dim, 256),
         ("time_embedding.2", dim, dim), ("time_projection.1", 6 * dim, dim), ("head.head", 64, dim),

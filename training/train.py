@@ -3,10 +3,11 @@
 
     python train.py OUT [--clips FOLDER] [--start FOLDER | closed form] [--minutes 60 | --until 09:30 | --steps 5000]
 
-Without a folder of clips it makes its own in OUT/clips, for as long as it trains. OUT receives `train.log`, `state.pt` (for resuming: run the same command again), `latest/` and `best/` (exported
-models in float16). The learning rate and the mix of training pictures follow the progress from 0 to 1, which is
-re-planned at every step from the measured speed, so that it reaches 1 at the deadline whatever else the machine does;
-write a new time such as 09:10 into OUT/until to move the deadline of a running training.
+Without a folder of clips it makes its own in OUT/clips, for as long as it trains. OUT receives `train.log`,
+`state.pt` (for resuming: run the same command again), `latest/` and `best/` (exported models in float16). The
+learning rate and the mix of training pictures follow the progress from 0 to 1, which is re-planned at every step from
+the measured speed, so that it reaches 1 at the deadline whatever else the machine does; write a new time such as
+09:10 into OUT/until to move the deadline of a running training.
 """
 
 import argparse

@@ -191,7 +191,9 @@ mod tests {
     proptest! {
         /// Whatever is asked for and given back in whatever order, no two places overlap, and in the end all is one gap.
         #[test]
-        fn places_never_overlap(steps in prop::collection::vec((1usize..100_000, any::<prop::sample::Index>(), any::<bool>()), 1..200)) {
+        fn places_never_overlap(
+            steps in prop::collection::vec((1usize..100_000, any::<prop::sample::Index>(), any::<bool>()), 1..200),
+        ) {
             let arena = arena();
             let mut places: Vec<Place> = Vec::new();
             for (bytes, which, give_back) in steps {
