@@ -52,15 +52,17 @@ pipeline() {
     export GST_PLUGIN_PATH=$plugins FLASHVSR_MODEL=$root/models/small
     gst-launch-1.0 -q videotestsrc num-buffers=120 pattern=smpte ! video/x-raw,width=480,height=270,framerate=30/1 \
         ! x264enc ! mp4mux ! filesink location="$clip" || return 1
-    time gst-launch-1.0 -v filesrc location="$clip" ! decodebin ! videoconvert \
-        ! flashvsr name=up device=cuda scale=4 ! fakesink sync=false | grep -E "caps = video/x-raw.*1920|ERROR" | tail -1
+    local status=0
+    time gst-launch-1.0 -q filesrc location="$clip" ! decodebin ! videoconvert \
+        ! flashvsr device=cuda scale=4 ! fakesink sync=false || status=1
     rm -f "$clip"
+    return "$status"
 }
 
 host() {
     date -u
-    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv,noheader
     lscpu | grep -E "^Model name|^CPU\(s\)"
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv,noheader
 }
 
 step "Machine" host
