@@ -11,6 +11,7 @@ mod picture;
 pub mod plan;
 mod resize;
 mod rope;
+mod upsample;
 
 pub use grid::{GROUP_FRAMES, Grid, WINDOW_SIDE, WINDOW_TOKENS};
 pub use picture::{Depth, Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy, WINDOW_PIXELS};

@@ -11,9 +11,10 @@ use rayon::prelude::*;
 
 use super::matmul::{Rows, Start, Weights};
 use super::simd::{silu, sum_of, vectorised};
-use super::tensor::{CpuTensor, Halo, MapDims, fill_halo, values};
+use super::tensor::{CpuTensor, Halo, MapDims, fill_halo};
 use super::{CpuConv2d, CpuConv3d, CpuUpsampleConv};
 use crate::backend::HostTensor;
+use crate::backend::upsample::{PHASES, Upsample};
 use crate::error::{Error, Result};
 
 /// Pixels of a tile: enough to make packing the weights cheap, few enough for the tile to stay in the second-level cache.
@@ -203,48 +204,21 @@ fn clear_border(out: &mut [f32], row: usize, channels: usize) {
 /// 2x2 input pixels, whose weights are sums of the 3x3 ones. Merged in f64, rounded once. All taps are linear and without
 /// bias, so the border stays exact: upsampled zeros are zeros.
 pub(super) fn prepare_upsample_conv(grow: &HostTensor, weight: &HostTensor) -> Result<CpuUpsampleConv> {
-    let (outputs, mid, ..) = weight.dims4()?;
-    let (grown, inputs, ..) = grow.dims4()?;
-    let times = grown / mid;
-    if times == 0 || times * mid != grown {
-        return Err(Error::Compute(format!("a growth to {grown} channels does not feed a convolution of {mid}")));
-    }
-    let grow: Vec<f64> = to_f64(grow)?; // [time][mid][input]
-    let weight: Vec<f64> = to_f64(weight)?; // [output][mid][3][3]
-    // 3x3 kernel rows (or columns) that fall on input row 0 or 1 of a phase.
-    const SOURCES: [[&[usize]; 2]; 2] = [[&[0], &[1, 2]], [&[0, 1], &[2]]];
-    let columns = times * outputs;
-    let mut phases = Vec::with_capacity(4);
-    for (py, px) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-        let mut taps = vec![0.0f32; 4 * inputs * columns];
+    let stage = Upsample::new(grow, weight)?;
+    let (inputs, columns) = (stage.inputs, stage.columns());
+    let phase = |phase| {
+        let mut taps = vec![0.0f32; PHASES * inputs * columns];
         taps.par_chunks_mut(inputs * columns).enumerate().for_each(|(tap, taps)| {
-            let (rows, cols) = (SOURCES[py][tap / 2], SOURCES[px][tap % 2]);
-            // Sum of the kernel's taps that meet here, [output][mid].
-            let summed: Vec<f64> = weight
-                .chunks_exact(9)
-                .map(|k| rows.iter().flat_map(|r| cols.iter().map(move |c| k[3 * r + c])).sum())
-                .collect();
-            for t in 0..times {
-                let grow = &grow[t * mid * inputs..(t + 1) * mid * inputs];
-                for (o, kernel) in summed.chunks_exact(mid).enumerate() {
-                    let mut merged = vec![0.0f64; inputs];
-                    for (grow, k) in grow.chunks_exact(inputs).zip(kernel) {
-                        merged.iter_mut().zip(grow).for_each(|(m, g)| *m += g * k);
-                    }
-                    for (i, m) in merged.into_iter().enumerate() {
-                        taps[i * columns + t * outputs + o] = m as f32;
-                    }
-                }
+            let mut merged = vec![0.0f32; inputs];
+            for column in 0..columns {
+                stage.tap(phase, column, tap, &mut merged);
+                taps.chunks_exact_mut(columns).zip(&merged).for_each(|(row, value)| row[column] = *value);
             }
         });
-        phases.push(Weights::new(&taps, &vec![0.0; columns]));
-    }
-    Ok(CpuUpsampleConv { inputs, outputs, times, phases })
-}
-
-fn to_f64(tensor: &HostTensor) -> Result<Vec<f64>> {
-    let flat = tensor.flatten_all()?;
-    Ok(values(&flat)?.iter().map(|&v| f64::from(v)).collect())
+        Weights::new(&taps, &vec![0.0; columns])
+    };
+    let phases = (0..PHASES).map(phase).collect();
+    Ok(CpuUpsampleConv { inputs, outputs: stage.outputs, times: stage.times, phases })
 }
 
 pub(super) fn upsample_conv(

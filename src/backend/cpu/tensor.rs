@@ -52,7 +52,7 @@ impl std::ops::Deref for Values<'_> {
 }
 
 /// The values of a contiguous f32 tensor in host memory.
-pub(super) fn values(tensor: &Tensor) -> Result<Values<'_>> {
+fn values(tensor: &Tensor) -> Result<Values<'_>> {
     let (storage, layout) = tensor.storage_and_layout();
     let range = match &*storage {
         Storage::Cpu(CpuStorage::F32(_)) => layout.contiguous_offsets(),

@@ -132,8 +132,8 @@ impl Arena {
         self.chunks.lock().iter().map(|chunk| chunk.reach).sum()
     }
 
-    /// Bytes taken from the device.
-    pub fn taken(&self) -> usize {
+    #[cfg(test)]
+    fn taken(&self) -> usize {
         self.chunks.lock().iter().map(|chunk| chunk.len).sum()
     }
 }

@@ -4,7 +4,7 @@
 
 use super::driver::{Address, Args, Driver, kernels};
 use super::mask::CudaMask;
-use super::qk::{MAX_GROUPS, addresses};
+use super::qk::{MAX_GROUPS, group_addresses};
 use super::tensor::CudaTensor;
 use super::{CudaBackend, Kernels, Precision, index};
 use crate::backend::{HEAD_DIM, KvGroup, WINDOW_TOKENS};
@@ -98,8 +98,8 @@ impl<D: Driver> CudaBackend<D> {
             query_windows: index(mask.query_windows)?,
             pitch: index(mask.key_windows)?,
             group_windows: index(group_windows)?,
-            k: addresses(groups.iter().map(|g| &g.k))?,
-            v: addresses(groups.iter().map(|g| &g.v))?,
+            k: group_addresses(groups.iter().map(|g| &g.k))?,
+            v: group_addresses(groups.iter().map(|g| &g.v))?,
         };
         self.launch(&SPARSE_ATTENTION, [tokens / self.attention_tile(), mask.heads, 1], &args)?;
         Ok(out)

@@ -4,9 +4,10 @@
 
 use super::driver::{Address, Args, Driver, kernels};
 use super::product::{Packed, THREADS, Tile};
-use super::tensor::Shape;
+use super::tensor::{Shape, addresses};
 use super::{CudaBackend, CudaTensor, Kernels, flat, index};
 use crate::backend::HostTensor;
+use crate::backend::upsample::{PHASES, Upsample};
 use crate::error::{Error, Result};
 
 const CONV: [Kernels; 4] = [
@@ -108,35 +109,15 @@ impl<D: Driver> CudaBackend<D> {
         Ok(CudaConv2d { packed: self.pack([1, outputs, 9 * parts, inputs], bias, fill)?, parts })
     }
 
-    /// Merges the 1x1 growth into the 3x3 convolution, and that with nearest x2: each phase (py, px) of the output sees
-    /// 2x2 input pixels, whose weights are sums of the 3x3 ones. Merged in f64, rounded once. All taps are linear and
-    /// without bias, so the border stays exact: upsampled zeros are zeros.
     pub(super) fn upsample_layer(&self, grow: &HostTensor, weight: &HostTensor) -> Result<CudaUpsampleConv> {
-        /// 3x3 kernel rows (or columns) that fall on input row 0 or 1 of a phase.
-        const SOURCES: [[&[usize]; 2]; 2] = [[&[0], &[1, 2]], [&[0, 1], &[2]]];
-        let (outputs, mid, rows, cols) = weight.dims4()?;
-        let (grown, inputs, ..) = grow.dims4()?;
-        let times = grown / mid.max(1);
-        if times == 0 || times > MAX_OUTS || times * mid != grown || (rows, cols) != (3, 3) {
-            return Err(Error::Compute(format!("a growth to {grown} channels before {rows}x{cols} of {mid}")));
+        let stage = Upsample::new(grow, weight)?;
+        let Upsample { inputs, outputs, times, .. } = stage;
+        if times > MAX_OUTS {
+            return Err(Error::Compute(format!("a growth to {times} time steps; {MAX_OUTS} are the most")));
         }
-        let (grow, weight) = (flat(grow)?, flat(weight)?);
-        let fill = |[phase, column, tap]: [usize; 3], to: &mut [f32]| {
-            let (time, output) = (column / outputs, column % outputs);
-            let (rows, cols) = (SOURCES[phase / 2][tap / 2], SOURCES[phase % 2][tap % 2]);
-            let mut merged = vec![0.0f64; inputs];
-            for (kernel, grow) in weight[output * mid * 9..]
-                .chunks_exact(9)
-                .zip(grow[time * mid * inputs..].chunks_exact(inputs))
-                .take(mid)
-            {
-                let taps = rows.iter().flat_map(|r| cols.iter().map(move |c| f64::from(kernel[3 * r + c])));
-                let sum: f64 = taps.sum();
-                merged.iter_mut().zip(grow).for_each(|(merged, grow)| *merged += f64::from(*grow) * sum);
-            }
-            to.iter_mut().zip(merged).for_each(|(to, merged)| *to = merged as f32);
-        };
-        Ok(CudaUpsampleConv { packed: self.pack([4, times * outputs, 4, inputs], None, fill)?, outputs, times })
+        let fill = |[phase, column, tap]: [usize; 3], to: &mut [f32]| stage.tap(phase, column, tap, to);
+        let packed = self.pack([PHASES, stage.columns(), PHASES, inputs], None, fill)?;
+        Ok(CudaUpsampleConv { packed, outputs, times })
     }
 
     pub(super) fn run_conv3d(&self, maps: &[CudaTensor], conv: &CudaConv3d) -> Result<Vec<CudaTensor>> {
@@ -213,12 +194,12 @@ impl<D: Driver> CudaBackend<D> {
         let (side, segments, layers) = match kind {
             Kind::OverTime => (3, KERNEL_TIME * 9, outs.len()),
             Kind::Flat { parts, .. } => (3, 9 * parts, 1),
-            Kind::Phases => (2, 4, 4),
+            Kind::Phases => (2, PHASES, PHASES),
         };
         let skip = if let Kind::Flat { skip, .. } = kind { skip } else { None };
-        let mut args = ConvArgs {
-            maps: [0; MAX_MAPS],
-            outs: [0; MAX_OUTS],
+        let args = ConvArgs {
+            maps: addresses(maps.iter().copied()),
+            outs: addresses(outs),
             weights: packed.weights.address(),
             bias: packed.bias.address(),
             skip: skip.map_or(0, CudaTensor::address),
@@ -235,8 +216,6 @@ impl<D: Driver> CudaBackend<D> {
             replicate: u32::from(matches!(kind, Kind::OverTime)),
             relu: u32::from(relu),
         };
-        args.maps.iter_mut().zip(maps).for_each(|(to, map)| *to = map.address());
-        args.outs.iter_mut().zip(outs).for_each(|(to, out)| *to = out.address());
         self.launch(&CONV[packed.tile as usize], [packed.blocks(height * width), 1, layers], &args)
     }
 }

@@ -5,7 +5,7 @@
 use candle_core::{Device, Tensor};
 
 use super::driver::{Address, Args, Driver, Kernel, Queue, kernels};
-use super::qk::{MAX_GROUPS, addresses};
+use super::qk::{MAX_GROUPS, group_addresses};
 use super::tensor::{CudaTensor, Shape};
 use super::{CudaBackend, Kernels, Precision, index};
 use crate::backend::{DraftMask, HEAD_DIM, HostTensor};
@@ -137,7 +137,7 @@ impl<D: Driver> CudaBackend<D> {
             window_cols: index(params.window_cols)?,
             // A range beyond the picture is the picture.
             local_range: index(params.local_range.min(1 << 24))?,
-            k_means: addresses(k_means.iter().copied())?,
+            k_means: group_addresses(k_means.iter().copied())?,
         };
         let scores = &DRAFT_SCORES[q_mean.precision as usize];
         self.launch_one(scores, [queries.div_ceil(QUERIES), heads, 1], &args)?;

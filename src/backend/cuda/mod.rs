@@ -82,7 +82,6 @@ type Kernels = [Kernel; 3];
 
 /// One queue of work on a device, and the memory of its activations.
 pub struct CudaBackend<D: Driver> {
-    driver: Arc<D>,
     /// Where weights live.
     memory: Arc<dyn Memory>,
     queue: Work<D::Queue>,
@@ -100,7 +99,7 @@ impl<D: Driver> CudaBackend<D> {
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
         let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
-        Ok(Self { memory: driver.clone(), driver, queue, arena, precision, staging: Mutex::default() })
+        Ok(Self { memory: driver, queue, arena, precision, staging: Mutex::default() })
     }
 
     /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
@@ -108,21 +107,11 @@ impl<D: Driver> CudaBackend<D> {
     ///
     /// # Errors
     /// None.
-    pub fn rehearsal(driver: Arc<D>, precision: Precision) -> Result<Self> {
+    pub fn rehearsal(precision: Precision) -> Result<Self> {
         let memory: Arc<dyn Memory> = Arc::new(Endless::default());
         let arena = Arc::new(Arena::new(memory.clone()));
         arena.reserve(ENDLESS_BYTES)?;
-        Ok(Self { driver, memory, queue: Work::Rehearsal, arena, precision, staging: Mutex::default() })
-    }
-
-    /// The device.
-    pub fn driver(&self) -> &Arc<D> {
-        &self.driver
-    }
-
-    /// How rows and maps are stored.
-    pub fn precision(&self) -> Precision {
-        self.precision
+        Ok(Self { memory, queue: Work::Rehearsal, arena, precision, staging: Mutex::default() })
     }
 
     /// The memory of activations.

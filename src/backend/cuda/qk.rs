@@ -3,7 +3,7 @@
 //! Queries and keys: `kernels/qk.cu`.
 
 use super::driver::{Address, Args, Driver, kernels};
-use super::tensor::{CudaTensor, Shape};
+use super::tensor::{CudaTensor, Shape, addresses};
 use super::{CudaBackend, Kernels, Precision, Weight, index};
 use crate::backend::{Grid, HEAD_DIM, KvGroup, Qkv, Rope};
 use crate::error::{Error, Result};
@@ -55,16 +55,16 @@ struct MeanArgs {
 unsafe impl Args for MeanArgs {}
 
 /// One address per frame pair, as kernels take them.
-pub(super) fn addresses<'a>(tensors: impl ExactSizeIterator<Item = &'a CudaTensor>) -> Result<[Address; MAX_GROUPS]> {
+pub(super) fn group_addresses<'a>(
+    tensors: impl ExactSizeIterator<Item = &'a CudaTensor>,
+) -> Result<[Address; MAX_GROUPS]> {
     let count = tensors.len();
     if count > MAX_GROUPS {
         return Err(Error::Compute(format!(
             "{count} frame pairs of keys are more than the {MAX_GROUPS} that the CUDA backend takes: lower kv-ratio"
         )));
     }
-    let mut all = [0; MAX_GROUPS];
-    all.iter_mut().zip(tensors).for_each(|(address, tensor)| *address = tensor.address());
-    Ok(all)
+    Ok(addresses(tensors))
 }
 
 impl<D: Driver> CudaBackend<D> {
@@ -101,7 +101,7 @@ impl<D: Driver> CudaBackend<D> {
         };
         let groups = (0..grid.groups()).map(|_| group()).collect::<Result<Vec<_>>>()?;
 
-        let k = addresses(groups.iter().map(|g| &g.k))?;
+        let k = group_addresses(groups.iter().map(|g| &g.k))?;
         let args = QkArgs {
             qkv: qkv.address(),
             norm_q: norm_q.address(),
@@ -114,7 +114,7 @@ impl<D: Driver> CudaBackend<D> {
             rows: index(grid.rows)?,
             cols: index(grid.cols)?,
             k,
-            v: addresses(groups.iter().map(|g| &g.v))?,
+            v: group_addresses(groups.iter().map(|g| &g.v))?,
         };
         self.launch(&QK_NORM_ROPE, [tokens.div_ceil(ROWS_PER_BLOCK), 3, 1], &args)?;
         let args = MeanArgs {
@@ -123,7 +123,7 @@ impl<D: Driver> CudaBackend<D> {
             dim: index(dim)?,
             group_windows: index(grid.windows())?,
             k,
-            k_mean: addresses(groups.iter().map(|g| &g.k_mean))?,
+            k_mean: group_addresses(groups.iter().map(|g| &g.k_mean))?,
         };
         self.launch(&WINDOW_MEANS, [grid.groups() * grid.windows(), dim / HEAD_DIM, 2], &args)?;
         Ok(Qkv { q, q_mean, groups })

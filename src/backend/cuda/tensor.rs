@@ -86,6 +86,13 @@ impl CudaTensor {
     }
 }
 
+/// The addresses of at most N tensors, as kernels take them; 0 where there are no more.
+pub(super) fn addresses<'a, const N: usize>(tensors: impl IntoIterator<Item = &'a CudaTensor>) -> [Address; N] {
+    let mut all = [0; N];
+    all.iter_mut().zip(tensors).for_each(|(address, tensor)| *address = tensor.address());
+    all
+}
+
 /// Device memory that holds a weight.
 pub struct Weight {
     address: Address,

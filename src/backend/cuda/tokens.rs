@@ -4,7 +4,7 @@
 
 use super::driver::{Address, Args, Driver, kernels};
 use super::picture::per_16_bytes;
-use super::tensor::Shape;
+use super::tensor::{Shape, addresses};
 use super::{CudaBackend, CudaLinear, CudaTensor, Kernels, index};
 use crate::backend::{Epilogue, Grid};
 use crate::error::{Error, Result};
@@ -64,13 +64,6 @@ unsafe impl Args for NoiseArgs {}
 unsafe impl Args for GatherArgs {}
 // SAFETY: as above.
 unsafe impl Args for DenoiseArgs {}
-
-/// Addresses of at most [`FRAMES`] tensors.
-fn addresses(tensors: &[CudaTensor]) -> [Address; FRAMES] {
-    let mut addresses = [0; FRAMES];
-    addresses.iter_mut().zip(tensors).for_each(|(address, tensor)| *address = tensor.address());
-    addresses
-}
 
 /// Checks that there is a tensor of `shape` for each latent frame of `grid`.
 fn check_frames(what: &str, tensors: &[CudaTensor], shape: Shape, grid: Grid) -> Result<()> {
