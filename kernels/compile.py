@@ -33,6 +33,9 @@ CURE = "run: python3 kernels/compile.py"
 # src/backend/cuda/nvidia/images.rs.
 ARCHS = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a", "compute_80"]
 
+# Files that begin so are for one architecture alone.
+ONLY = {"hopper_": "sm_90a"}
+
 # Unnamed namespaces get names from a random number, which must be the same each time.
 OPTIONS = ["--std=c++17", "-default-device", "--ptxas-options=-v", "--frandom-seed=1"]
 
@@ -114,6 +117,11 @@ def usage(log):
     return kernels, rest
 
 
+def archs_of(name):
+    """What a file is compiled for."""
+    return next(([arch] for prefix, arch in ONLY.items() if name.startswith(prefix)), ARCHS)
+
+
 def compile_one(job):
     """The image of one file for one architecture, its kernels' usage, and the compiler's warnings."""
     name, arch = job
@@ -137,7 +145,7 @@ def compile_all(names, jobs):
     """Images and usage by file and architecture."""
     # The longest sources first, so that no process is left with a long one at the end.
     names = sorted(names, key=lambda name: -(KERNELS / name).stat().st_size)
-    work = [(name, arch) for name in names for arch in ARCHS]
+    work = [(name, arch) for name in names for arch in archs_of(name)]
     # A process for each, so that nothing depends on what it has compiled before.
     with multiprocessing.Pool(jobs, maxtasksperchild=1) as pool:
         results = dict(zip(work, pool.map(compile_one, work, chunksize=1)))
@@ -151,7 +159,7 @@ def compile_all(names, jobs):
                               f"stack frame of {used['stack']} bytes")
     if faults:
         raise Failure("\n".join(faults))
-    return {name: {arch: results[name, arch][:2] for arch in ARCHS} for name in sorted(names)}
+    return {name: {arch: results[name, arch][:2] for arch in archs_of(name)} for name in sorted(names)}
 
 
 def fix_addresses():

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
-use gstflashvsr::backend::cuda::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue};
+use gstflashvsr::backend::cuda::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue, TensorCores};
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 use gstflashvsr::backend::{Depth, Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy};
 use gstflashvsr::model::checkpoint::Checkpoint;
@@ -97,6 +97,10 @@ impl Driver for Fragile {
 
     fn name(&self) -> String {
         NAME.into()
+    }
+
+    fn tensor_cores(&self) -> TensorCores {
+        TensorCores::default()
     }
 
     fn queue(&self) -> Result<Self> {

@@ -62,7 +62,7 @@ impl Blank {
 impl<D: Driver> CudaModel<D> {
     /// Bytes of device memory that a stream takes which begins, runs until its cache is full, and ends.
     fn stream_bytes(&self, geometry: Geometry, options: Options) -> Result<usize> {
-        let backend = Arc::new(CudaBackend::<D>::rehearsal(self.precision)?);
+        let backend = Arc::new(CudaBackend::<D>::rehearsal(self.precision, self.driver.tensor_cores())?);
         let frame = Blank::new(geometry.input, options.input_depth);
         let mut shown = Blank::new(geometry.output, options.output_depth);
         let windows = kv_windows(&options);

@@ -42,6 +42,13 @@ fn emulator(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emu
     cuda(Default::default(), precision)
 }
 
+/// The CUDA backend on an emulated GPU of the Hopper generation.
+#[cfg(feature = "emulator")]
+fn hopper(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emulator::Emulator> {
+    use gstflashvsr::backend::cuda::{driver::TensorCores, emulator::Emulator};
+    cuda(Emulator::default().with_tensor_cores(TensorCores::Warpgroup), precision)
+}
+
 /// The CUDA backend on the first GPU.
 #[cfg(feature = "gpu-tests")]
 fn gpu(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::nvidia::Nvidia> {
@@ -87,6 +94,11 @@ macro_rules! on_every_backend {
         on_every_precision! {
             "emulator" on_emulator emulator
             all { $($promise: $check,)* } f32 { $($exact: $exact_check,)* }
+        }
+
+        on_every_precision! {
+            "emulator" on_hopper hopper
+            all { $($promise: $check,)* } f32 { }
         }
 
         on_every_precision! {

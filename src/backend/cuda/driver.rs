@@ -60,6 +60,17 @@ pub trait Memory: Send + Sync + 'static {
     fn bytes(&self) -> Result<(u64, u64)>;
 }
 
+/// Whose tensor cores kernels use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TensorCores {
+    /// A warp's, from registers (`mma.sync`): every GPU since Ampere.
+    #[default]
+    Warp,
+    /// Those of four warps together, from shared memory (`wgmma`): Hopper only. Kernels for them are in files whose names
+    /// begin with `hopper_`.
+    Warpgroup,
+}
+
 /// A device.
 pub trait Driver: Memory {
     /// A queue of work.
@@ -67,6 +78,9 @@ pub trait Driver: Memory {
 
     /// Its name and number in words ("NVIDIA H200 (cuda:0)").
     fn name(&self) -> String;
+
+    /// The best that it has.
+    fn tensor_cores(&self) -> TensorCores;
 
     /// A new queue.
     fn queue(&self) -> Result<Self::Queue>;

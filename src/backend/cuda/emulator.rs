@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue};
+use super::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue, TensorCores};
 use crate::error::{Error, Result};
 
 /// `emulator::Kernel` of scheduler.h.
@@ -51,6 +51,7 @@ struct State {
 pub struct Emulator {
     state: Arc<State>,
     capacity: usize,
+    tensor_cores: TensorCores,
 }
 
 impl Default for Emulator {
@@ -62,7 +63,12 @@ impl Default for Emulator {
 impl Emulator {
     /// A device with `capacity` bytes of memory.
     pub fn with_memory(capacity: usize) -> Self {
-        Self { state: Arc::default(), capacity }
+        Self { state: Arc::default(), capacity, tensor_cores: TensorCores::Warp }
+    }
+
+    /// The same device with these tensor cores.
+    pub fn with_tensor_cores(self, tensor_cores: TensorCores) -> Self {
+        Self { tensor_cores, ..self }
     }
 
     /// From now on, threads run in an order drawn from `seed` (0: in the order of their numbers).
@@ -135,6 +141,10 @@ impl Driver for Emulator {
 
     fn name(&self) -> String {
         "emulated GPU".into()
+    }
+
+    fn tensor_cores(&self) -> TensorCores {
+        self.tensor_cores
     }
 
     fn queue(&self) -> Result<Self> {

@@ -38,7 +38,7 @@ use crate::error::{Error, Result};
 
 pub use arena::Arena;
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
-use driver::{Args, Driver, Kernel, Memory, Queue};
+use driver::{Args, Driver, Kernel, Memory, Queue, TensorCores};
 pub use frames::{CudaIngest, CudaOutgoing};
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
@@ -87,6 +87,7 @@ pub struct CudaBackend<D: Driver> {
     queue: Work<D::Queue>,
     arena: Arc<Arena>,
     precision: Precision,
+    tensor_cores: TensorCores,
     /// Rows of a frame without what lies between them, on their way to or from the device.
     staging: Mutex<Vec<u8>>,
 }
@@ -99,7 +100,8 @@ impl<D: Driver> CudaBackend<D> {
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
         let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
-        Ok(Self { memory: driver, queue, arena, precision, staging: Mutex::default() })
+        let tensor_cores = driver.tensor_cores();
+        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, staging: Mutex::default() })
     }
 
     /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
@@ -107,11 +109,11 @@ impl<D: Driver> CudaBackend<D> {
     ///
     /// # Errors
     /// None.
-    pub fn rehearsal(precision: Precision) -> Result<Self> {
+    pub fn rehearsal(precision: Precision, tensor_cores: TensorCores) -> Result<Self> {
         let memory: Arc<dyn Memory> = Arc::new(Endless::default());
         let arena = Arc::new(Arena::new(memory.clone()));
         arena.reserve(ENDLESS_BYTES)?;
-        Ok(Self { memory, queue: Work::Rehearsal, arena, precision, staging: Mutex::default() })
+        Ok(Self { memory, queue: Work::Rehearsal, arena, precision, tensor_cores, staging: Mutex::default() })
     }
 
     /// The memory of activations.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult};
 
-use super::driver::{Address, Driver, Memory};
+use super::driver::{Address, Driver, Memory, TensorCores};
 use crate::error::{Error, Result};
 
 use device::Device;
@@ -86,6 +86,13 @@ impl Driver for Nvidia {
 
     fn name(&self) -> String {
         self.device.name().into()
+    }
+
+    fn tensor_cores(&self) -> TensorCores {
+        match self.capability() {
+            (9, 0) => TensorCores::Warpgroup,
+            _ => TensorCores::Warp,
+        }
     }
 
     fn queue(&self) -> Result<NvidiaQueue> {
