@@ -9,6 +9,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dry;
 mod parts;
 mod stream;
 
@@ -87,6 +88,9 @@ struct Args {
     /// A model of 1/250 of the size
     #[arg(long)]
     tiny: bool,
+    /// Without a device: tells how much memory a stream takes and how many kernels it launches, and measures nothing
+    #[arg(long)]
+    dry: bool,
     /// On the emulated GPU, which says nothing about speed
     #[cfg(feature = "emulator")]
     #[arg(long)]
@@ -102,17 +106,23 @@ fn network<B: Backend>(backend: &B, config: &Config) -> gstflashvsr::Result<Netw
     Network::from_weights(backend, config, Version::V1_1, [&RandomWeights; 3], &prompt)
 }
 
-fn run<D: Driver>(driver: Arc<D>, args: &Args) -> Result<()> {
+/// A network on a device, and the bytes that its weights take there.
+fn load<D: Driver>(driver: &Arc<D>, args: &Args) -> Result<(Arc<Network<CudaBackend<D>>>, u64)> {
     let config = if args.tiny { TINY } else { Config::FLASHVSR_V1_1 };
-    let (precision, Sides(size)) = (args.precision.into(), args.size);
     let (free, _) = driver.bytes()?;
-    let loader = CudaBackend::new(driver.clone(), precision)?;
+    let loader = CudaBackend::new(driver.clone(), args.precision.into())?;
     let network = Arc::new(network(&loader, &config)?);
     loader.wait()?;
-    drop(loader);
-    let weights = free - driver.bytes()?.0;
-    let input = Size::new(size.width / 4, size.height / 4);
-    let geometry = Geometry::new(input, size, SizePolicy::Pad)?;
+    Ok((network, free - driver.bytes()?.0))
+}
+
+fn geometry(Sides(output): Sides) -> Result<Geometry> {
+    Ok(Geometry::new(Size::new(output.width / 4, output.height / 4), output, SizePolicy::Pad)?)
+}
+
+fn run<D: Driver>(driver: Arc<D>, args: &Args) -> Result<()> {
+    let (network, weights) = load(&driver, args)?;
+    let (precision, Sides(size), geometry) = (args.precision.into(), args.size, geometry(args.size)?);
     let model = geometry.model;
     println!(
         "{}, {size} (the model's frames: {model}), {precision}, {} steady windows of 8 frames",
@@ -125,6 +135,11 @@ fn run<D: Driver>(driver: Arc<D>, args: &Args) -> Result<()> {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if args.dry {
+        let driver = Arc::new(dry::Dry::default());
+        let (network, weights) = load(&driver, &args)?;
+        return stream::report_needs(driver, network, args.precision.into(), geometry(args.size)?, weights);
+    }
     #[cfg(feature = "emulator")]
     if args.emulator {
         return run(Arc::new(gstflashvsr::backend::cuda::emulator::Emulator::default()), &args);

@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use gstflashvsr::backend::Size;
-use gstflashvsr::backend::cuda::driver::Driver;
+use gstflashvsr::backend::cuda::driver::{Driver, Memory};
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 use gstflashvsr::model::Network;
 use gstflashvsr::upscaler::{Cancel, Frame, FrameMut, Geometry, Model, Options, Samples, SamplesMut, Stream, on_cuda};
+
+use crate::dry::Dry;
 
 /// Frames that complete the first window.
 const FIRST_WINDOW: usize = 25;
@@ -62,6 +64,32 @@ impl Feed {
         }
         Ok(out)
     }
+}
+
+/// Prints what a stream on a device that does nothing takes of it.
+pub fn report_needs(
+    dry: Arc<Dry>,
+    network: Arc<Network<CudaBackend<Dry>>>,
+    precision: Precision,
+    geometry: Geometry,
+    weights: u64,
+) -> Result<()> {
+    let model = on_cuda::model(dry.clone(), network, precision, "a dry run".into());
+    let before = dry.bytes()?.0;
+    let mut feed = Feed::new(model, geometry, Options { behind: true, ..Options::default() })?;
+    feed.run(FIRST_WINDOW + WARM_UP * WINDOW)?;
+    let stream = before - dry.bytes()?.0;
+    dry.take_launches();
+    feed.run(WINDOW)?;
+    let launches = dry.take_launches();
+    println!("\n| what a stream takes | |\n|---|---|");
+    println!("| device memory: weights | {:.2} GB |", weights as f64 / 1e9);
+    println!("| device memory: a stream | {:.2} GB |", stream as f64 / 1e9);
+    println!("| kernels launched in a steady window | {} |", launches.values().sum::<u64>());
+    for (kernel, times) in launches {
+        println!("| {kernel} | {times} |");
+    }
+    Ok(())
 }
 
 /// Prints frames per second, the time to the first frame and device memory.
