@@ -141,7 +141,7 @@ fn tiny_window<B: Backend>(backend: &B, time: Duration) -> Result<Vec<f64>> {
         for frames in frames.chunks_exact(4) {
             lq.extend(network.lq.project(backend, &mut lq_state, frames)?);
         }
-        let latents = network.dit.forward(backend, &mut dit_state, &noise, &lq, grid, 10, &params, &cancel, &mut ())?;
+        let latents = network.dit.forward(backend, &mut dit_state, &noise, lq, grid, 10, &params, &cancel, &mut ())?;
         for (latent, cond) in latents.iter().zip(frames.chunks_exact(4)) {
             let refs = [0, 1, 2, 3].map(|i| &cond[i]);
             let decoded = network.decoder.decode(backend, &mut decoder_state, refs, latent, &cancel)?;

@@ -70,7 +70,7 @@ impl<B: Backend> Loop<B> {
         done(backend, 0)?;
         let (noise, cancel) = (backend.noise(0, *windows, *grid)?, Cancel::default());
         let first = *windows * LATENTS as u64;
-        let latents = network.dit.forward(&*backend, dit, &noise, &rows, *grid, first, params, &cancel, &mut ())?;
+        let latents = network.dit.forward(&*backend, dit, &noise, rows, *grid, first, params, &cancel, &mut ())?;
         done(backend, 1)?;
         let mut frames = Vec::with_capacity(4 * LATENTS);
         for (latent, cond) in latents.iter().zip(pictures.chunks_exact(4)) {

@@ -27,7 +27,8 @@ pub struct TcDecoder<B: Backend> {
 
 struct Stage<B: Backend> {
     blocks: Vec<MemoryBlock<B>>,
-    upsample: B::UpsampleConv,
+    /// The stage's end. That of the last stage, whose maps are the largest, makes one time step after the other.
+    upsample: Vec<B::UpsampleConv>,
 }
 
 /// `relu(conv(relu(conv(relu(conv(x, past))))) + x)`, past being the block's input at the time step before.
@@ -81,12 +82,16 @@ impl<B: Backend> TcDecoder<B> {
             };
             // Behind the blocks: nearest x2 (no weights), growth in time, convolution.
             let (grow, next) = (first + BLOCKS_PER_STAGE + 1, first + BLOCKS_PER_STAGE + 2);
+            let grow = weight(&format!("{grow}.conv"), &[STAGE_GROWTH[i] * channels, channels, 1, 1])?;
+            let conv = weight(&next.to_string(), &[c[i + 1], channels, 3, 3])?;
+            let parts = if i + 1 == STAGE_LAYERS.len() { STAGE_GROWTH[i] } else { 1 };
             Ok(Stage {
                 blocks: (first..first + BLOCKS_PER_STAGE).map(block).collect::<Result<_>>()?,
-                upsample: backend.prepare_upsample_conv(
-                    &weight(&format!("{grow}.conv"), &[STAGE_GROWTH[i] * channels, channels, 1, 1])?,
-                    &weight(&next.to_string(), &[c[i + 1], channels, 3, 3])?,
-                )?,
+                upsample: grow
+                    .chunk(parts, 0)?
+                    .iter()
+                    .map(|grow| backend.prepare_upsample_conv(grow, &conv))
+                    .collect::<Result<_>>()?,
             })
         };
         Ok(Self {
@@ -144,9 +149,10 @@ impl<B: Backend> TcDecoder<B> {
             for (block, memory) in stage.blocks.iter().zip(own) {
                 x = block.forward(backend, x, memory)?;
             }
-            let mut grown = backend.upsample_conv(&x, &stage.upsample, relu)?;
-            drop(x);
-            self.run_stages(backend, later, depth + 1, &mut grown, pictures, cancel)?;
+            for upsample in &stage.upsample {
+                let mut grown = backend.upsample_conv(&x, upsample, relu)?;
+                self.run_stages(backend, later, depth + 1, &mut grown, pictures, cancel)?;
+            }
         }
         Ok(())
     }

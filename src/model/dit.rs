@@ -151,7 +151,7 @@ impl<B: Backend> Dit<B> {
         backend: &B,
         state: &mut DitState<B>,
         noise: &[B::Tensor],
-        lq: &[B::Tensor],
+        lq: Vec<B::Tensor>,
         grid: Grid,
         first_latent: u64,
         params: &DitParams,
@@ -160,10 +160,11 @@ impl<B: Backend> Dit<B> {
     ) -> Result<Vec<B::Tensor>> {
         state.caches.resize_with(self.blocks.len(), VecDeque::new);
         let rope = Rope::new(first_latent, grid.frames, grid.rows, grid.cols);
-        let mut x = backend.embed_patches(noise, &self.patch_embedding, lq, grid)?;
+        let mut x = backend.embed_patches(noise, &self.patch_embedding, &lq, grid)?;
+        drop(lq);
         for (i, (block, cache)) in self.blocks.iter().zip(&mut state.caches).enumerate() {
             cancel.check()?;
-            x = block.forward(backend, &x, cache, grid, &rope, params, i, observer)?;
+            x = block.forward(backend, x, cache, grid, &rope, params, i, observer)?;
         }
         cancel.check()?;
         let x = backend.layer_norm(&x, &self.head_scale, &self.head_shift)?;

@@ -98,7 +98,7 @@ impl<B: Backend> DitBlock<B> {
     pub fn forward(
         &self,
         backend: &B,
-        x: &B::Tensor,
+        x: B::Tensor,
         cache: &mut VecDeque<KvGroup<B::Tensor>>,
         grid: Grid,
         rope: &Rope,
@@ -106,39 +106,67 @@ impl<B: Backend> DitBlock<B> {
         index: usize,
         observer: &mut dyn Observer<B>,
     ) -> Result<B::Tensor> {
-        let y = backend.layer_norm(x, &self.attention_scale, &self.attention_shift)?;
-        let qkv = backend.linear(&y, &self.qkv, Epilogue::None)?;
-        let qkv = backend.qk_norm_rope(&qkv, &self.norm_q, &self.norm_k, rope, grid)?;
+        let x = self.attend(backend, x, cache, grid, rope, params, index, observer)?;
+        let x = self.attend_to_prompt(backend, x)?;
+        let x = self.feed_forward(backend, x)?;
+        observer.block(index, &x);
+        Ok(x)
+    }
+
+    // Each step drops what it has no more use for at once: of a first window, a row of every token is 78 MB at 1408x768.
+
+    #[expect(clippy::too_many_arguments, reason = "as for the whole block")]
+    fn attend(
+        &self,
+        backend: &B,
+        x: B::Tensor,
+        cache: &mut VecDeque<KvGroup<B::Tensor>>,
+        grid: Grid,
+        rope: &Rope,
+        params: &DitParams,
+        index: usize,
+        observer: &mut dyn Observer<B>,
+    ) -> Result<B::Tensor> {
+        let rows = backend.layer_norm(&x, &self.attention_scale, &self.attention_shift)?;
+        let rows = consume(rows, |rows| backend.linear(&rows, &self.qkv, Epilogue::None))?;
+        let qkv = consume(rows, |rows| backend.qk_norm_rope(&rows, &self.norm_q, &self.norm_k, rope, grid))?;
         observer.qkv(index, &qkv);
         cache.extend(qkv.groups);
         let groups: Vec<_> = cache.iter().collect();
         let k_means: Vec<_> = groups.iter().map(|g| &g.k_mean).collect();
         let mask = backend.draft_mask(&qkv.q_mean, &k_means, &params.draft_mask(&grid))?;
         observer.mask(index, &mask);
-        let y = backend.block_sparse_attention(&qkv.q, &groups, &mask)?;
+        let y = consume(qkv.q, |q| backend.block_sparse_attention(&q, &groups, &mask))?;
         // At most one group goes, whatever came: with a small limit the cache stays one above it.
         if cache.len() > params.kv_groups {
             cache.pop_front();
         }
-        let gated = Epilogue::GatedAdd { residual: x, gate: &self.attention_gate };
-        let x = backend.linear(&y, &self.attention_out, gated)?;
+        let gated = Epilogue::GatedAdd { residual: &x, gate: &self.attention_gate };
+        backend.linear(&y, &self.attention_out, gated)
+    }
 
+    fn attend_to_prompt(&self, backend: &B, x: B::Tensor) -> Result<B::Tensor> {
         let y = backend.layer_norm(&x, &self.cross_scale, &self.cross_shift)?;
-        let q = backend.linear(&y, &self.cross_q, Epilogue::None)?;
-        let q = backend.rms_norm(&q, &self.cross_norm_q)?;
-        let y = backend.cross_attention(&q, &self.cross_k, &self.cross_v)?;
-        let x = backend.linear(&y, &self.cross_out, Epilogue::Add(&x))?;
+        let q = consume(y, |y| backend.linear(&y, &self.cross_q, Epilogue::None))?;
+        let q = consume(q, |q| backend.rms_norm(&q, &self.cross_norm_q))?;
+        let y = consume(q, |q| backend.cross_attention(&q, &self.cross_k, &self.cross_v))?;
+        backend.linear(&y, &self.cross_out, Epilogue::Add(&x))
+    }
 
+    fn feed_forward(&self, backend: &B, x: B::Tensor) -> Result<B::Tensor> {
         let y = backend.layer_norm(&x, &self.ffn_scale, &self.ffn_shift)?;
-        let y = backend.linear(&y, &self.ffn_in, Epilogue::Gelu)?;
+        let y = consume(y, |y| backend.linear(&y, &self.ffn_in, Epilogue::Gelu))?;
         let gated = Epilogue::GatedAdd { residual: &x, gate: &self.ffn_gate };
-        let x = backend.linear(&y, &self.ffn_out, gated)?;
-        observer.block(index, &x);
-        Ok(x)
+        backend.linear(&y, &self.ffn_out, gated)
     }
 
     /// The prompt's keys (normed) and values.
     pub(super) fn cross_kv(&self) -> (&B::Tensor, &B::Tensor) {
         (&self.cross_k, &self.cross_v)
     }
+}
+
+/// What `make` makes of `x`, which is gone then; a variable that another one of the same name hides would live on.
+fn consume<X, Y>(x: X, make: impl FnOnce(X) -> Result<Y>) -> Result<Y> {
+    make(x)
 }

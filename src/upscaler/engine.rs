@@ -145,7 +145,7 @@ impl<B: Backend> Upscaler<B> {
             &**backend,
             &mut state.dit,
             &noise,
-            &lq,
+            lq,
             grid,
             window.first_latent,
             &self.params,

@@ -141,7 +141,7 @@ pub fn check<B: Backend>(b: &B, data: &Data, report: &mut Report) -> Result<()> 
         let mut seen = Recorder::new(b, grid);
         let cancel = Cancel::default();
         let clean =
-            dit.forward(b, &mut state, &noise_maps, &lq_rows, grid, first_latent, &params, &cancel, &mut seen)?;
+            dit.forward(b, &mut state, &noise_maps, lq_rows, grid, first_latent, &params, &cancel, &mut seen)?;
         first_latent += grid.frames as u64;
 
         let predicted = prediction(b, &noise, &clean)?;

@@ -83,7 +83,7 @@ fn run<B: Backend>(b: &B, data: &Data) -> Result<Run> {
             b,
             &mut dit_state,
             &clip::upload_latent(b, noise)?,
-            &lq,
+            lq,
             grid,
             window.first_latent,
             &params,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The memory of one stream's activations: one piece of device memory, cut by first fit in address order.
+//! The memory of one stream's activations: one piece of device memory, cut by first fit from its two ends: from the low one
+//! for what is soon given back, from the high one for what stays for windows. So the second leaves no holes among the first.
 //!
 //! The work of a stream repeats itself, so the same requests come in the same order and find the same places. A rehearsal
 //! ([`super::CudaBackend::rehearsal`]) therefore tells to the byte how large the piece must be.
@@ -16,13 +17,23 @@ use crate::error::Result;
 /// Memory that is taken from the device at a time when a request does not fit.
 const CHUNK_BYTES: usize = 64 << 20;
 
+/// How long a place will be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Within a window.
+    Short,
+    /// For several windows: keys and values.
+    Long,
+}
+
 /// A piece of device memory with its gaps: offset and length.
 struct Chunk {
     base: Address,
     len: usize,
     gaps: BTreeMap<usize, usize>,
-    /// End of the highest place ever used.
-    reach: usize,
+    /// Bytes from the low end to the end of the highest short-lived place, and from the high end to the start of the lowest
+    /// long-lived one, the most there ever were.
+    reach: [usize; 2],
 }
 
 /// Cuts device memory into places.
@@ -53,14 +64,26 @@ impl Drop for Place {
 }
 
 impl Chunk {
-    /// The first gap of `len` bytes.
-    fn take(&mut self, len: usize) -> Option<Address> {
-        let (&offset, &gap) = self.gaps.iter().find(|(_, gap)| **gap >= len)?;
-        self.gaps.remove(&offset);
+    /// `len` bytes of the first gap that has them, seen from the end that `life` starts from.
+    fn take(&mut self, len: usize, life: Life) -> Option<Address> {
+        let fits = |(_, gap): &(&usize, &usize)| **gap >= len;
+        let (&start, &gap) = match life {
+            Life::Short => self.gaps.iter().find(fits)?,
+            Life::Long => self.gaps.iter().rev().find(fits)?,
+        };
+        self.gaps.remove(&start);
+        let (offset, rest) = match life {
+            Life::Short => (start, start + len),
+            Life::Long => (start + gap - len, start),
+        };
         if gap > len {
-            self.gaps.insert(offset + len, gap - len);
+            self.gaps.insert(rest, gap - len);
         }
-        self.reach = self.reach.max(offset + len);
+        let [low, high] = &mut self.reach;
+        match life {
+            Life::Short => *low = (*low).max(offset + len),
+            Life::Long => *high = (*high).max(self.len - offset),
+        }
         Some(self.base + offset as u64)
     }
 
@@ -96,22 +119,30 @@ impl Arena {
     fn grow(&self, chunks: &mut Vec<Chunk>, bytes: usize) -> Result<()> {
         let len = bytes.next_multiple_of(ALIGNMENT);
         let base = self.memory.allocate(len)?;
-        chunks.push(Chunk { base, len, gaps: BTreeMap::from([(0, len)]), reach: 0 });
+        chunks.push(Chunk { base, len, gaps: BTreeMap::from([(0, len)]), reach: [0; 2] });
         Ok(())
+    }
+
+    /// A short-lived place of `bytes`.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoSpace`].
+    pub fn place(self: &Arc<Self>, bytes: usize) -> Result<Place> {
+        self.place_for(bytes, Life::Short)
     }
 
     /// A place of `bytes`.
     ///
     /// # Errors
     /// [`crate::Error::NoSpace`].
-    pub fn place(self: &Arc<Self>, bytes: usize) -> Result<Place> {
+    pub fn place_for(self: &Arc<Self>, bytes: usize, life: Life) -> Result<Place> {
         let len = bytes.max(1).next_multiple_of(ALIGNMENT);
         let mut chunks = self.chunks.lock();
-        let address = match chunks.iter_mut().find_map(|chunk| chunk.take(len)) {
+        let address = match chunks.iter_mut().find_map(|chunk| chunk.take(len, life)) {
             Some(address) => address,
             None => {
                 self.grow(&mut chunks, len.max(CHUNK_BYTES))?;
-                chunks.last_mut().and_then(|chunk| chunk.take(len)).unwrap_or_default()
+                chunks.last_mut().and_then(|chunk| chunk.take(len, life)).unwrap_or_default()
             }
         };
         Ok(Place { address, len, arena: self.clone() })
@@ -127,9 +158,9 @@ impl Arena {
         }
     }
 
-    /// Bytes from the start of each piece of device memory to the end of the highest place that was ever used in it.
+    /// Bytes of device memory in one piece ([`Self::reserve`]) that are enough for the same requests.
     pub fn reach(&self) -> usize {
-        self.chunks.lock().iter().map(|chunk| chunk.reach).sum()
+        self.chunks.lock().iter().flat_map(|chunk| chunk.reach).sum()
     }
 
     #[cfg(test)]
@@ -188,19 +219,55 @@ mod tests {
         assert!(large.address() != small.address());
     }
 
+    #[test]
+    fn what_stays_lies_at_the_other_end() {
+        let arena = arena();
+        arena.reserve(1 << 20).unwrap();
+        let short = arena.place(256).unwrap();
+        let long = arena.place_for(512, Life::Long).unwrap();
+        assert_eq!(long.address() - short.address(), (1 << 20) - 512);
+        assert_eq!(arena.reach(), 768);
+        drop((short, long));
+        assert_eq!(arena.place(1 << 20).unwrap().address() % ALIGNMENT as u64, 0);
+        assert_eq!(arena.taken(), 1 << 20);
+    }
+
     proptest! {
+        /// A piece of the size that a rehearsal reaches is enough for the same requests.
+        #[test]
+        fn a_rehearsal_tells_the_size(
+            steps in prop::collection::vec((1usize..100_000, any::<prop::sample::Index>(), any::<[bool; 2]>()), 1..300),
+        ) {
+            let play = |reserved: usize| {
+                let arena = arena();
+                arena.reserve(reserved).unwrap();
+                let mut places: Vec<Place> = Vec::new();
+                for (bytes, which, [give_back, long]) in &steps {
+                    if *give_back && !places.is_empty() {
+                        places.swap_remove(which.index(places.len()));
+                    } else {
+                        places.push(arena.place_for(*bytes, if *long { Life::Long } else { Life::Short }).unwrap());
+                    }
+                }
+                (arena.reach(), arena.taken())
+            };
+            let (reach, _) = play(1 << 40);
+            let (again, taken) = play(reach);
+            prop_assert_eq!((again, taken), (reach, reach));
+        }
+
         /// Whatever is asked for and given back in whatever order, no two places overlap, and in the end all is one gap.
         #[test]
         fn places_never_overlap(
-            steps in prop::collection::vec((1usize..100_000, any::<prop::sample::Index>(), any::<bool>()), 1..200),
+            steps in prop::collection::vec((1usize..100_000, any::<prop::sample::Index>(), any::<[bool; 2]>()), 1..200),
         ) {
             let arena = arena();
             let mut places: Vec<Place> = Vec::new();
-            for (bytes, which, give_back) in steps {
+            for (bytes, which, [give_back, long]) in steps {
                 if give_back && !places.is_empty() {
                     places.swap_remove(which.index(places.len()));
                 } else {
-                    places.push(arena.place(bytes).unwrap());
+                    places.push(arena.place_for(bytes, if long { Life::Long } else { Life::Short }).unwrap());
                 }
                 let mut spans: Vec<_> = places.iter().map(|p| (p.address, p.address + p.len as u64)).collect();
                 spans.sort_unstable();

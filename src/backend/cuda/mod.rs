@@ -36,7 +36,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-pub use arena::Arena;
+pub use arena::{Arena, Life};
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue, TensorCores};
 pub use frames::{CudaIngest, CudaOutgoing};
@@ -130,7 +130,11 @@ impl<D: Driver> CudaBackend<D> {
     }
 
     fn tensor(&self, shape: Shape, precision: Precision) -> Result<CudaTensor> {
-        let place = self.arena.place(shape.len() * precision.bytes())?;
+        self.tensor_for(Life::Short, shape, precision)
+    }
+
+    fn tensor_for(&self, life: Life, shape: Shape, precision: Precision) -> Result<CudaTensor> {
+        let place = self.arena.place_for(shape.len() * precision.bytes(), life)?;
         Ok(CudaTensor { place: Arc::new(place), shape, precision })
     }
 
