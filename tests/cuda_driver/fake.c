@@ -52,36 +52,64 @@ static int fails(const char* name) {
         if (current != &context) return INVALID_CONTEXT; \
     } while (0)
 
-// What is under way: copies, and values to write once.
+// A point in the work of a stream.
+struct Event {
+    struct Stream* stream;
+    u64 number;
+};
+
+// What is under way: a copy, a value to write once, or, with `after`, a point in another stream's work to be reached.
 struct Work {
     void* to;
     const void* from;
     size_t bytes;
     void* owned;
+    struct Event after;
     struct Work* next;
 };
-static struct Work *first, **last = &first;
 
-static void add(void* to, const void* from, size_t bytes, void* owned) {
-    struct Work* work = malloc(sizeof *work);
-    *work = (struct Work){to, from, bytes, owned, NULL};
+// Streams are never freed: events may outlive them.
+struct Stream {
+    struct Work *first, **last;
+    u64 added, done;
+    struct Stream* next;
+};
+static struct Stream* streams;
+
+static void add(struct Stream* stream, struct Work work) {
+    struct Work* own = malloc(sizeof *own);
+    *own = work;
     pthread_mutex_lock(&lock);
-    *last = work;
-    last = &work->next;
+    *stream->last = own;
+    stream->last = &own->next;
+    stream->added++;
     pthread_mutex_unlock(&lock);
 }
 
-static void finish(void) {
-    pthread_mutex_lock(&lock);
-    while (first) {
-        struct Work* work = first;
-        memcpy(work->to, work->from, work->bytes);
-        first = work->next;
+// With the lock held.
+static void run(struct Event until) {
+    struct Stream* stream = until.stream;
+    while (stream && stream->done < until.number) {
+        struct Work* work = stream->first;
+        run(work->after);
+        if (work->bytes) memcpy(work->to, work->from, work->bytes);
+        stream->first = work->next;
+        if (!stream->first) stream->last = &stream->first;
+        stream->done++;
         free(work->owned);
         free(work);
     }
-    last = &first;
+}
+
+static void finish(struct Event until) {
+    pthread_mutex_lock(&lock);
+    run(until);
     pthread_mutex_unlock(&lock);
+}
+
+static void finish_stream(struct Stream* stream) { finish((struct Event){stream, stream->added}); }
+static void finish_all(void) {
+    for (struct Stream* stream = streams; stream; stream = stream->next) finish_stream(stream);
 }
 
 int cuGetErrorName(int code, const char** name) {
@@ -116,7 +144,7 @@ int cuMemAlloc_v2(u64* address, size_t bytes) {
     *address = (u64)(uintptr_t)aligned_alloc(256, (bytes + 255) / 256 * 256);
     return *address ? 0 : OUT_OF_MEMORY;
 }
-int cuMemFree_v2(u64 address) { TRY_BOUND; finish(); free((void*)(uintptr_t)address); return 0; }
+int cuMemFree_v2(u64 address) { TRY_BOUND; finish_all(); free((void*)(uintptr_t)address); return 0; }
 int cuMemGetInfo_v2(size_t* available, size_t* total) { TRY_BOUND; *available = 1000; *total = 4000; return 0; }
 int cuMemHostAlloc(void** out, size_t bytes, u32 flags) {
     TRY_BOUND;
@@ -124,33 +152,56 @@ int cuMemHostAlloc(void** out, size_t bytes, u32 flags) {
     *out = malloc(bytes);
     return *out ? 0 : OUT_OF_MEMORY;
 }
-int cuMemFreeHost(void* memory) { TRY_BOUND; finish(); free(memory); return 0; }
+int cuMemFreeHost(void* memory) { TRY_BOUND; finish_all(); free(memory); return 0; }
 
-int cuStreamCreate(void** stream, u32 flags) { TRY_BOUND; *stream = malloc(1); return flags == 1 ? 0 : INVALID_VALUE; }
-int cuStreamDestroy_v2(void* stream) { TRY_BOUND; free(stream); return 0; }
-int cuStreamSynchronize(void* stream) { TRY_BOUND; (void)stream; finish(); return 0; }
-int cuEventCreate(void** event, u32 flags) { TRY_BOUND; *event = malloc(1); return flags == 3 ? 0 : INVALID_VALUE; }
-int cuEventRecord(void* event, void* stream) { TRY_BOUND; return event && stream ? 0 : INVALID_VALUE; }
-int cuEventSynchronize(void* event) { TRY_BOUND; (void)event; finish(); return 0; }
-int cuEventDestroy_v2(void* event) { TRY_BOUND; free(event); return 0; }
-
-int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, void* stream) {
+int cuStreamCreate(struct Stream** out, u32 flags) {
     TRY_BOUND;
-    if (!bytes || !stream) return INVALID_VALUE;
-    add((void*)(uintptr_t)to, from, bytes, NULL);
+    struct Stream* stream = *out = calloc(1, sizeof *stream);
+    pthread_mutex_lock(&lock);
+    *stream = (struct Stream){.last = &stream->first, .next = streams};
+    streams = stream;
+    pthread_mutex_unlock(&lock);
+    return flags == 1 ? 0 : INVALID_VALUE;
+}
+int cuStreamDestroy_v2(struct Stream* stream) { TRY_BOUND; finish_stream(stream); return 0; }
+int cuStreamSynchronize(struct Stream* stream) { TRY_BOUND; finish_stream(stream); return 0; }
+int cuStreamWaitEvent(struct Stream* stream, struct Event* event, u32 flags) {
+    TRY_BOUND;
+    if (!stream || !event || flags) return INVALID_VALUE;
+    add(stream, (struct Work){.after = *event});
     return 0;
 }
-int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, void* stream) {
+int cuEventCreate(struct Event** event, u32 flags) {
     TRY_BOUND;
-    if (!bytes || !stream) return INVALID_VALUE;
-    add(to, (const void*)(uintptr_t)from, bytes, NULL);
+    *event = calloc(1, sizeof **event);
+    return flags == 3 ? 0 : INVALID_VALUE;
+}
+int cuEventRecord(struct Event* event, struct Stream* stream) {
+    TRY_BOUND;
+    if (!event || !stream) return INVALID_VALUE;
+    *event = (struct Event){stream, stream->added};
     return 0;
 }
-int cuMemsetD8Async(u64 to, unsigned char value, size_t bytes, void* stream) {
+int cuEventSynchronize(struct Event* event) { TRY_BOUND; finish(*event); return 0; }
+int cuEventDestroy_v2(struct Event* event) { TRY_BOUND; free(event); return 0; }
+
+int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, struct Stream* stream) {
+    TRY_BOUND;
+    if (!bytes || !stream) return INVALID_VALUE;
+    add(stream, (struct Work){.to = (void*)(uintptr_t)to, .from = from, .bytes = bytes});
+    return 0;
+}
+int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, struct Stream* stream) {
+    TRY_BOUND;
+    if (!bytes || !stream) return INVALID_VALUE;
+    add(stream, (struct Work){.to = to, .from = (const void*)(uintptr_t)from, .bytes = bytes});
+    return 0;
+}
+int cuMemsetD8Async(u64 to, unsigned char value, size_t bytes, struct Stream* stream) {
     TRY_BOUND;
     if (!bytes || !stream) return INVALID_VALUE;
     void* values = memset(malloc(bytes), value, bytes);
-    add((void*)(uintptr_t)to, values, bytes, values);
+    add(stream, (struct Work){.to = (void*)(uintptr_t)to, .from = values, .bytes = bytes, .owned = values});
     return 0;
 }
 
@@ -186,13 +237,13 @@ int cuFuncSetAttribute(void* function, int attribute, int value) {
     return 0;
 }
 int cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads_y, u32 threads_z, u32 shared,
-                   void* stream, void** parameters, void** extra) {
+                   struct Stream* stream, void** parameters, void** extra) {
     TRY_BOUND;
     if (extra || !stream || threads_y != 1 || threads_z != 1) return INVALID_VALUE;
     if (shared > 49152 && shared > *(u32*)function) return INVALID_VALUE;
     const u64* args = parameters[0];
-    u64* seen = malloc(6 * sizeof *seen);
-    memcpy(seen, (u64[]){x, y, z, threads, shared, args[0]}, 6 * sizeof *seen);
-    add((void*)(uintptr_t)args[1], seen, 6 * sizeof *seen, seen);
+    const size_t bytes = 6 * sizeof(u64);
+    u64* seen = memcpy(malloc(bytes), (u64[]){x, y, z, threads, shared, args[0]}, bytes);
+    add(stream, (struct Work){.to = (void*)(uintptr_t)args[1], .from = seen, .bytes = bytes, .owned = seen});
     return 0;
 }

@@ -164,6 +164,35 @@ fn values_come_back_as_they_went() {
 }
 
 #[test]
+fn a_copy_that_is_begun_brings_what_was_there_by_then() {
+    with_fake("a_copy_that_is_begun_brings_what_was_there_by_then", &[], || {
+        let driver = Nvidia::open(0).unwrap();
+        let queue = driver.queue().unwrap();
+        let places = [48, 5 << 20, 48].map(|len| (driver.allocate(len).unwrap(), len));
+        let begun: Vec<_> = places
+            .iter()
+            .enumerate()
+            .map(|(i, &(place, len))| {
+                queue.upload(place, &noise(len, i as u64)).unwrap();
+                queue.start_download(place, len).unwrap()
+            })
+            .collect();
+        let mut begun = begun.into_iter();
+        // One that nobody waits for.
+        drop(begun.next());
+        for (i, download) in begun.enumerate() {
+            let mut read = false;
+            let expected = noise(places[i + 1].1, i as u64 + 1);
+            queue.finish_download(download, &mut |bytes| read = bytes == expected).unwrap();
+            assert!(read);
+        }
+        for (place, len) in places {
+            driver.free(place, len);
+        }
+    });
+}
+
+#[test]
 fn threads_share_a_queue() {
     with_fake("threads_share_a_queue", &[], || {
         let driver = Nvidia::open(0).unwrap();

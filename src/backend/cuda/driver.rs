@@ -98,7 +98,8 @@ pub trait Queue: Send + Sync + 'static {
     /// Waits for all work so far, then copies device memory to the host.
     fn download(&self, to: &mut [u8], from: Address) -> Result<()>;
 
-    /// Begins to copy `bytes` of device memory to the host, behind all work so far.
+    /// Begins to copy `bytes` of device memory to the host, behind all work so far. Later work does not wait for the copy: the
+    /// memory must stay as it is until [`Queue::finish_download`], or until what this gives is dropped.
     fn start_download(&self, from: Address, bytes: usize) -> Result<Self::Download>;
 
     /// Waits for a copy and calls `read` with what it brought.
@@ -110,6 +111,6 @@ pub trait Queue: Send + Sync + 'static {
     /// Runs a kernel in `grid` blocks.
     fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()>;
 
-    /// Waits for all work so far.
+    /// Waits for all work so far, but for copies to the host.
     fn wait(&self) -> Result<()>;
 }

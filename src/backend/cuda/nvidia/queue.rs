@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A queue of work: a stream that does not wait for the default one.
+//! A queue of work: a stream that does not wait for the default one, and a second one for what is brought to the host meanwhile.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -55,6 +55,8 @@ impl Drop for Download {
 pub struct NvidiaQueue {
     device: Arc<Device>,
     stream: CUstream,
+    /// Copies to the host that the work behind them need not wait for.
+    leaving: CUstream,
     upload: Mutex<Option<Upload>>,
     /// What downloads go through: two pieces.
     download: Mutex<Option<Pinned>>,
@@ -70,19 +72,46 @@ unsafe impl Sync for NvidiaQueue {}
 impl NvidiaQueue {
     pub(super) fn new(device: Arc<Device>) -> Result<Self> {
         device.bind()?;
-        let mut stream = ptr::null_mut();
-        // SAFETY: the driver writes one pointer.
-        let code = unsafe { sys::cuStreamCreate(&mut stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
-        device.check("cuStreamCreate", code)?;
-        Ok(Self { device, stream, upload: Mutex::default(), download: Mutex::default(), spare: Spare::default() })
+        // Null stands for the default stream, which is never ours.
+        let mut queue = Self {
+            device,
+            stream: ptr::null_mut(),
+            leaving: ptr::null_mut(),
+            upload: Mutex::default(),
+            download: Mutex::default(),
+            spare: Spare::default(),
+        };
+        for stream in [&mut queue.stream, &mut queue.leaving] {
+            // SAFETY: the driver writes one pointer.
+            let code = unsafe { sys::cuStreamCreate(stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
+            queue.device.check("cuStreamCreate", code)?;
+        }
+        Ok(queue)
+    }
+
+    /// The streams that there are.
+    fn streams(&self) -> impl Iterator<Item = CUstream> {
+        [self.stream, self.leaving].into_iter().filter(|stream| !stream.is_null())
     }
 
     /// Waits for the device after an error or before an end, to leave no copy under way. The outcome says nothing new.
     fn settle(&self) {
         if self.device.bind().is_ok() {
-            // SAFETY: the stream is alive.
-            unsafe { sys::cuStreamSynchronize(self.stream) };
+            for stream in self.streams() {
+                // SAFETY: the stream is alive.
+                unsafe { sys::cuStreamSynchronize(stream) };
+            }
         }
+    }
+
+    /// Copies to pinned memory behind all work so far, and beside the work to come.
+    fn copy_aside(&self, to: *mut u8, from: Address, bytes: usize) -> Result<Event> {
+        Event::record(&self.device, self.stream)?.hold_up(self.leaving)?;
+        // SAFETY: the engine downloads from memory that it has allocated and keeps until the copy is done; nobody reads the
+        // copy before its event.
+        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, self.leaving) };
+        self.device.check(format_args!("cuMemcpyDtoHAsync of {bytes} bytes"), code)?;
+        Event::record(&self.device, self.leaving)
     }
 
     fn upload_pieces(&self, upload: &mut Upload, mut to: Address, from: &[u8]) -> Result<()> {
@@ -159,13 +188,7 @@ impl Queue for NvidiaQueue {
             Some(memory) => memory,
             None => Pinned::new(&self.device, bytes)?,
         };
-        // SAFETY: the engine downloads from memory that it has allocated; nobody reads the copy before its event.
-        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(memory.part(0, bytes).cast(), from, bytes, self.stream) };
-        let event = self
-            .device
-            .check(format_args!("cuMemcpyDtoHAsync of {bytes} bytes"), code)
-            .and_then(|()| Event::record(&self.device, self.stream))
-            .inspect_err(|_| self.settle())?;
+        let event = self.copy_aside(memory.part(0, bytes), from, bytes).inspect_err(|_| self.settle())?;
         let (device, spare) = (self.device.clone(), self.spare.clone());
         Ok(Download { device, bytes, event, memory: Some(memory), spare })
     }
@@ -227,8 +250,10 @@ impl Drop for NvidiaQueue {
     fn drop(&mut self) {
         self.settle();
         if self.device.bind().is_ok() {
-            // SAFETY: it is alive, and this is its last use. Staging memory and events go after it.
-            unsafe { sys::cuStreamDestroy_v2(self.stream) };
+            for stream in self.streams() {
+                // SAFETY: it is alive, and this is its last use. Staging memory and events go after it.
+                unsafe { sys::cuStreamDestroy_v2(stream) };
+            }
         }
     }
 }

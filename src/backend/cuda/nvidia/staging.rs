@@ -97,6 +97,12 @@ impl Event {
         Ok(recorded)
     }
 
+    /// Lets the work to come on another stream wait for it. The device must be bound.
+    pub(super) fn hold_up(&self, stream: CUstream) -> Result<()> {
+        // SAFETY: event and stream are alive; the driver remembers what it needs of the event.
+        self.device.check("cuStreamWaitEvent", unsafe { sys::cuStreamWaitEvent(stream, self.event, 0) })
+    }
+
     /// Waits for it, asleep. The device must be bound.
     pub(super) fn wait(&self) -> Result<()> {
         // SAFETY: the event is alive.
