@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 /// The most planes that a [`Layout`] has.
 pub const PLANES: usize = 3;
 
+/// The most samples of a packed group.
+const MAX_STEP: usize = 16;
+
 /// What the samples of a frame are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Format {
@@ -159,8 +162,9 @@ impl Layout {
 
     /// Refuses what no kernel could read.
     pub(super) fn check(&self) -> Result<()> {
-        let placed = self.components.iter().chain(&self.filler).all(|c| c.plane < PLANES && c.step > 0);
-        if placed && self.bits > 0 && self.bits + self.shift <= 16 {
+        let mut places = self.components.iter().chain(&self.filler);
+        let placed = places.all(|c| c.plane < PLANES && (1..=MAX_STEP).contains(&c.step) && c.offset < MAX_STEP);
+        if placed && (1..=16).contains(&self.bits) && self.shift <= 16 - self.bits {
             Ok(())
         } else {
             Err(Error::Settings(format!("no frame has its pixels as in {self:?}")))

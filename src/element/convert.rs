@@ -76,11 +76,7 @@ impl Reader {
     }
 
     /// Lets `take` take the picture in `buffer`.
-    pub fn read(
-        &mut self,
-        buffer: &gst::BufferRef,
-        take: impl FnOnce(&Frame<'_>) -> crate::Result<()>,
-    ) -> Result<()> {
+    pub fn read(&mut self, buffer: &gst::BufferRef, take: impl FnOnce(&Frame<'_>) -> crate::Result<()>) -> Result<()> {
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.info).map_err(Failure::Map)?;
         match &mut self.way {
             Way::Direct(layout) => take(&in_place(&frame, *layout)?)?,

@@ -3,7 +3,7 @@
 //! Video formats as layouts of the upscaler, and mapped buffers as its frames, without a copy.
 
 use gst_video::prelude::*;
-use gst_video::{VideoChromaSite, VideoColorRange, VideoFrameRef, VideoInfo};
+use gst_video::{VideoChromaSite, VideoColorRange, VideoFormat, VideoFrameRef, VideoInfo};
 
 use super::convert::{depth, failed};
 use super::errors::Failure;
@@ -22,34 +22,39 @@ pub fn format(info: &VideoInfo, model: &dyn Model) -> Format {
 /// The layout of buffers of this format; `None` where there is none, or where it would not tell all.
 fn layout(info: &VideoInfo) -> Option<Layout> {
     let format = info.format_info();
-    let same = |values: &[u32]| values.get(..3).is_some_and(|v| v.iter().all(|n| *n == v[0])).then(|| values[0]);
-    let (bits, shift) = (same(format.depth())?, same(format.shift())?);
+    let alike = |values: &[u32]| values.iter().take(3).all(|n| *n == values[0]).then_some(values[0]);
+    let (bits, shift) = (alike(format.depth())?, alike(format.shift())?);
     let bytes = if bits + shift > 8 { 2 } else { 1 };
-    let little = format.is_le() || bytes == 1;
-    if format.is_gray() || format.is_complex() || format.is_tiled() || !little || cfg!(target_endian = "big") {
+    let foreign = bytes == 2 && format.is_le() != cfg!(target_endian = "little");
+    // What GStreamer 1.22 says of VYUY is what UYVY is like.
+    let misdescribed = info.format() == VideoFormat::Vyuy;
+    if format.n_components() < 3 || format.is_complex() || format.is_tiled() || foreign || misdescribed {
         return None;
     }
-    let color = color(info)?;
     let component = |i: usize| {
         let (plane, step) = (format.plane()[i] as usize, usize::try_from(format.pixel_stride()[i]).ok()?);
-        let component = Component { plane, offset: format.poffset()[i] as usize / bytes, step: step / bytes };
-        (plane < PLANES && component.step > 0).then_some(component)
+        // Of P010 and the like GStreamer 1.22 gives the offset of Cr in samples and not in bytes.
+        let offset = format.poffset()[i] as usize;
+        let offset = if offset.is_multiple_of(bytes) { offset / bytes } else { offset };
+        (plane < PLANES && step >= bytes).then_some(Component { plane, offset, step: step / bytes })
     };
     let components = [component(0)?, component(1)?, component(2)?];
     let site = info.chroma_site();
-    let axis = |shift: u32, cosited: VideoChromaSite| match shift {
+    let axis = |halvings: u32, cosited: VideoChromaSite| match halvings {
         0 => Some(Chroma::Full),
         1 if site.contains(cosited) => Some(Chroma::Cosited),
         1 => Some(Chroma::Centred),
         _ => None,
     };
-    let (across, down) = (axis(format.w_sub()[1], VideoChromaSite::H_COSITED)?, axis(format.h_sub()[1], VideoChromaSite::V_COSITED)?);
-    // The lines of a DV frame alternate between Cb and Cr; packed 4:2:2 of an odd width ends with a luma sample that is in
-    // no picture.
+    let across = axis(format.w_sub()[1], VideoChromaSite::H_COSITED)?;
+    let down = axis(format.h_sub()[1], VideoChromaSite::V_COSITED)?;
+    // The lines of a DV frame alternate between Cb and Cr; packed 4:2:2 of an odd width ends with a sample of no pixel.
     let alternating = site.contains(VideoChromaSite::ALT_LINE) && down != Chroma::Full;
-    let leftover = components[0].step == 2 && info.width() % 2 == 1;
-    let layout = Layout { components, filler: filler(components), bits, shift, across, down, color };
-    (!alternating && !leftover).then_some(layout)
+    let leftover = components[0].step == 2 && !info.width().is_multiple_of(2);
+    if alternating || leftover {
+        return None;
+    }
+    Some(Layout { components, filler: filler(components), bits, shift, across, down, color: color(info)? })
 }
 
 /// The sample beside three others of a pixel.
@@ -106,3 +111,11 @@ pub fn in_place_mut<'a>(frame: &'a mut VideoFrameRef<&mut gst::BufferRef>, layou
     }
     Ok(FrameMut { width, height, stride: 0, samples: SamplesMut::Planes(layout, planes) })
 }
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;
+
+#[cfg(all(test, feature = "emulator"))]
+#[path = "device_tests.rs"]
+mod device_tests;

@@ -101,6 +101,7 @@ fn scaled(affine: &backend::Affine, inputs: f64, results: f64) -> Affine {
 
 /// The components of a frame whose planes lie one behind the other.
 fn components(layout: &Layout, size: Size, base: Address) -> Result<([Component; 3], Component)> {
+    layout.check()?;
     let extents = layout.extents(size);
     let component = |component: backend::Component| -> Result<Component> {
         let before: usize = extents[..component.plane].iter().map(|extent| extent.bytes()).sum();
