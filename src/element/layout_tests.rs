@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
 
-use super::super::caps::FORMATS;
 use super::*;
 
 fn info(format: VideoFormat, width: u32, colorimetry: &str, site: VideoChromaSite) -> VideoInfo {

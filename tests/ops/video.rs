@@ -284,8 +284,8 @@ pub fn planes_in<B: Backend>(b: &B) {
                     pairs.map(|(&(x, a), &(y, d))| a * d * canvas.get_in(component, x, y)).sum()
                 };
                 let rgb = decoded(&layout, [canvas.get_in(0, x, y), interpolated(1), interpolated(2)]);
-                for c in 0..3 {
-                    let expected = (rgb[c].clamp(0.0, 1.0) * top).round();
+                for (c, value) in rgb.into_iter().enumerate() {
+                    let expected = (value.clamp(0.0, 1.0) * top).round();
                     let level = ((got.at([c, y, x]) + 1.0) / 2.0 * top).round();
                     assert!(
                         (level - expected).abs() <= allowed,

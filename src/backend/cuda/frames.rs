@@ -8,7 +8,7 @@ use super::work::Work;
 use super::{CudaBackend, CudaTensor, Weight, index};
 use crate::backend::resize::Axis;
 use crate::backend::{
-    Extent, Finish, Format, Frame, FrameMut, Geometry, PlaneMut, Resizer, Rounding, Samples, SamplesMut, Size,
+    Extent, Finish, Format, Frame, FrameMut, Geometry, PLANES, PlaneMut, Resizer, Rounding, Samples, SamplesMut, Size,
 };
 use crate::error::{Error, Result};
 
@@ -151,24 +151,28 @@ fn bytes_of_mut(samples: &mut [u16]) -> &mut [u8] {
 }
 
 /// The planes of a frame to be written, with the size of each; packed RGB is one.
-fn planes_mut<'a>(out: &'a mut FrameMut<'_>) -> Vec<(PlaneMut<'a>, Extent)> {
+fn planes_mut<'a>(out: &'a mut FrameMut<'_>) -> [(PlaneMut<'a>, Extent); PLANES] {
     let (size, stride) = (out.size(), out.stride);
     let rgb = |bytes, depth| {
-        vec![(PlaneMut { bytes, stride: depth * stride }, Extent { row: 3 * depth * size.width, rows: size.height })]
+        let plane = PlaneMut { bytes, stride: depth * stride };
+        [(plane, Extent { row: 3 * depth * size.width, rows: size.height }), Default::default(), Default::default()]
     };
     match &mut out.samples {
         SamplesMut::U8(samples) => rgb(samples, 1),
         SamplesMut::U16(samples) => rgb(bytes_of_mut(samples), 2),
         SamplesMut::Planes(layout, planes) => {
-            let planes = planes.iter_mut().map(|plane| PlaneMut { bytes: plane.bytes, stride: plane.stride });
-            planes.zip(layout.extents(size)).filter(|(_, extent)| extent.rows > 0).collect()
+            let mut extents = layout.extents(size).into_iter();
+            planes.each_mut().map(|plane| {
+                let PlaneMut { bytes, stride } = plane;
+                (PlaneMut { bytes, stride: *stride }, extents.next().unwrap_or_default())
+            })
         }
     }
 }
 
 /// Copies planes that lie one behind the other to where they belong.
 fn scatter(mut from: &[u8], out: &mut FrameMut<'_>) {
-    for (plane, extent) in planes_mut(out) {
+    for (plane, extent) in planes_mut(out).into_iter().filter(|(_, extent)| extent.rows > 0) {
         let (packed, rest) = from.split_at(extent.bytes());
         for (to, from) in plane.bytes.chunks_mut(plane.stride).zip(packed.chunks_exact(extent.row)) {
             to[..extent.row].copy_from_slice(from);
