@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use gstflashvsr::backend::cuda::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue, TensorCores};
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
-use gstflashvsr::backend::{Depth, Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy};
+use gstflashvsr::backend::{
+    Chroma, Color, Component, Depth, Format, Frame, FrameMut, Geometry, Layout, Plane, PlaneMut, Samples, SamplesMut,
+    Size, SizePolicy,
+};
 use gstflashvsr::model::checkpoint::Checkpoint;
 use gstflashvsr::model::{Network, Version};
 use gstflashvsr::upscaler::{Cancel, Options, on_cuda};
@@ -234,26 +237,55 @@ fn a_running_stream_takes_no_memory() {
     let geometry = Geometry::new(Size::new(64, 64), Size::new(128, 128), SizePolicy::Fail).unwrap();
     let samples = vec![100; 3 * 64 * 64];
     let (mut bytes, mut words) = (vec![0u8; 3 * 128 * 128], vec![0u16; 3 * 128 * 128]);
-    for (output_depth, behind) in [(Depth::Eight, false), (Depth::Eight, true), (Depth::Sixteen, true)] {
-        let options = Options { output_depth, behind, ..Options::default() };
+    let (rgb8, rgb16) = (Format::Rgb(Depth::Eight), Format::Rgb(Depth::Sixteen));
+    for (format, behind) in [(rgb8, false), (rgb8, true), (rgb16, true), (Format::Video(i420()), true)] {
+        // Of the two depths of RGB, the first goes in.
+        let input = if format == rgb16 { rgb8 } else { format };
+        let options = Options { input, output: format, behind, ..Options::default() };
         let mut stream = model.clone().stream(geometry, options, Cancel::default()).unwrap();
         let used = device.used();
         let mut frames = 0;
         for frame in 0..200 {
-            stream.push(&Frame { width: 64, height: 64, stride: 192, samples: Samples::U8(&samples) }).unwrap();
+            let samples = match input {
+                Format::Rgb(_) => Samples::U8(&samples),
+                Format::Video(layout) => {
+                    Samples::Planes(layout, [64, 32, 32].map(|stride| Plane { bytes: &samples, stride }))
+                }
+            };
+            stream.push(&Frame { width: 64, height: 64, stride: 192, samples }).unwrap();
             if frame == 199 {
                 stream.finish().unwrap();
             }
             while stream.ready() > 0 {
-                let samples = match output_depth {
-                    Depth::Eight => SamplesMut::U8(&mut bytes),
-                    Depth::Sixteen => SamplesMut::U16(&mut words),
+                let samples = match format {
+                    Format::Rgb(Depth::Eight) => SamplesMut::U8(&mut bytes),
+                    Format::Rgb(Depth::Sixteen) => SamplesMut::U16(&mut words),
+                    Format::Video(layout) => {
+                        let (luma, chroma) = bytes.split_at_mut(128 * 128);
+                        let (cb, cr) = chroma.split_at_mut(64 * 64);
+                        let plane = |bytes, stride| PlaneMut { bytes, stride };
+                        SamplesMut::Planes(layout, [plane(luma, 128), plane(cb, 64), plane(cr, 64)])
+                    }
                 };
                 stream.pop(&mut FrameMut { width: 128, height: 128, stride: 384, samples }).unwrap();
                 frames += 1;
             }
-            assert_eq!(device.used(), used, "frame {frame}, {output_depth:?}, behind: {behind}");
+            assert_eq!(device.used(), used, "frame {frame}, {format:?}, behind: {behind}");
         }
         assert_eq!(frames, 200);
+    }
+}
+
+/// 4:2:0 of 8 bits in three planes.
+fn i420() -> Layout {
+    let plane = |plane| Component { plane, offset: 0, step: 1 };
+    Layout {
+        components: [plane(0), plane(1), plane(2)],
+        filler: None,
+        bits: 8,
+        shift: 0,
+        across: Chroma::Cosited,
+        down: Chroma::Centred,
+        color: Color::Ycbcr { kr: 0.2126, kb: 0.0722, full_range: false },
     }
 }

@@ -6,6 +6,7 @@
 pub mod cpu;
 pub mod cuda;
 mod grid;
+mod layout;
 pub mod noise;
 mod picture;
 pub mod plan;
@@ -14,7 +15,10 @@ mod rope;
 mod upsample;
 
 pub use grid::{GROUP_FRAMES, Grid, WINDOW_SIDE, WINDOW_TOKENS};
-pub use picture::{Depth, Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy, WINDOW_PIXELS};
+pub use layout::{Affine, Chroma, Color, Component, Extent, Format, Layout, PLANES};
+pub use picture::{
+    Depth, Frame, FrameMut, Geometry, Plane, PlaneMut, Samples, SamplesMut, Size, SizePolicy, WINDOW_PIXELS,
+};
 pub use resize::Resizer;
 pub use rope::{HEAD_DIM, Rope};
 
@@ -99,7 +103,7 @@ pub enum Rounding {
 }
 
 /// How a picture becomes a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Finish {
     /// Colour correction.
     pub color_fix: ColorFix,
@@ -107,8 +111,8 @@ pub struct Finish {
     pub rounding: Rounding,
     /// Size of the frame, which is the top left of the picture.
     pub size: Size,
-    /// Bits of its samples.
-    pub depth: Depth,
+    /// What its samples are.
+    pub format: Format,
 }
 
 /// A device that can run the network.
@@ -142,6 +146,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether operations return before their work is done. What is needed later is then better asked for early.
     const QUEUED: bool;
 
+    /// Whether frames of this format go in and come out; all others have to be turned into packed RGB first.
+    fn takes(format: &Format) -> bool {
+        matches!(format, Format::Rgb(_))
+    }
+
     // --- weights, prepared once -------------------------------------------------------------------------------
 
     /// A vector `(c)` of per-channel factors or offsets.
@@ -166,18 +175,20 @@ pub trait Backend: Send + Sync + 'static {
 
     // --- pictures -----------------------------------------------------------------------------------------------
 
-    /// Resizes a frame (PIL bicubic, each pass rounded to the frame's depth), crops or extends it, and maps it to [-1, 1].
-    /// Gives a picture of the geometry's model size.
+    /// Turns a frame into RGB ([`Layout::to_rgb`], chroma interpolated linearly, rounded to [`Layout::depth`]), resizes it
+    /// (PIL bicubic, each pass rounded to the frame's depth), crops or extends it, and maps it to [-1, 1]. Gives a picture
+    /// of the geometry's model size.
     fn ingest(&self, frame: &Frame<'_>, ingest: &Self::Ingest) -> Result<Self::Tensor>;
 
-    /// Writes the top left of a picture into `out`, clamped.
+    /// Writes the top left of a picture into `out`: clamped, `rounding` to the integers of RGB, and from there, where `out` is
+    /// planes, to the nearest sample ([`Layout::from_rgb`]), chroma being a mean of neighbours.
     fn emit(&self, picture: &Self::Tensor, rounding: Rounding, out: &mut FrameMut<'_>) -> Result<()>;
 
     /// Begins to bring a frame to the host: `hq` corrected by the colours of `lq`, or `lq` itself if `hq` has values that are
     /// not finite.
     fn send(&self, hq: &Self::Tensor, lq: &Self::Tensor, finish: &Finish) -> Result<Self::Outgoing>;
 
-    /// Waits for a frame, writes it into `out`, and tells whether it is `lq`. `out` has the size and the depth that
+    /// Waits for a frame, writes it into `out`, and tells whether it is `lq`. `out` has the size and the format that
     /// [`Backend::send`] was told.
     fn receive(&self, outgoing: Self::Outgoing, out: &mut FrameMut<'_>) -> Result<bool>;
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Pictures at the edge of the network: RGB frames in host memory, and how a frame of one size becomes a frame of another.
+//! Pictures at the edge of the network: frames in host memory, and how a frame of one size becomes a frame of another.
 
+use super::layout::{Extent, Format, Layout, PLANES};
 use crate::error::{Error, Result};
 
 /// Side of an attention window in pixels: 8 tokens of 16 pixels. Model frames are multiples of it.
@@ -25,95 +26,155 @@ impl Depth {
             Depth::Sixteen => 2,
         }
     }
+
+    /// The largest sample.
+    pub fn largest(self) -> f64 {
+        match self {
+            Depth::Eight => u8::MAX.into(),
+            Depth::Sixteen => u16::MAX.into(),
+        }
+    }
 }
 
-/// Samples of a packed RGB picture, three per pixel.
+/// Samples of a picture.
 #[derive(Debug, Clone, Copy)]
 pub enum Samples<'a> {
-    /// 8 bits per sample, 0..=255.
+    /// Packed RGB, three samples per pixel of 8 bits, 0..=255.
     U8(&'a [u8]),
-    /// 16 bits per sample, 0..=65535, for sources of more than 8 bits.
+    /// Packed RGB, three samples per pixel of 16 bits, 0..=65535, for sources of more than 8 bits.
     U16(&'a [u16]),
+    /// Planes in this layout, for backends that take it. Those that it does not have are not looked at.
+    Planes(Layout, [Plane<'a>; PLANES]),
 }
 
-/// A borrowed packed RGB picture, full range.
+/// A plane of a picture.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Plane<'a> {
+    /// Its rows.
+    pub bytes: &'a [u8],
+    /// Bytes from the start of one row to the start of the next.
+    pub stride: usize,
+}
+
+/// A borrowed picture: packed RGB of full range, or planes.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
-    /// Samples from the start of one row to the start of the next; at least `3 * width`.
+    /// Of packed RGB the samples from the start of one row to the start of the next; at least `3 * width`. Planes have strides
+    /// of their own.
     pub stride: usize,
-    /// The samples; the last row may end after `3 * width` of them.
+    /// The samples; the last row of packed RGB may end after `3 * width` of them.
     pub samples: Samples<'a>,
 }
 
-/// Samples of a packed RGB picture to be written.
+/// Samples of a picture to be written.
 #[derive(Debug)]
 pub enum SamplesMut<'a> {
-    /// 8 bits per sample.
+    /// Packed RGB, 8 bits per sample.
     U8(&'a mut [u8]),
-    /// 16 bits per sample.
+    /// Packed RGB, 16 bits per sample.
     U16(&'a mut [u16]),
+    /// Planes in this layout. Those that it does not have are left alone.
+    Planes(Layout, [PlaneMut<'a>; PLANES]),
 }
 
-/// A packed RGB picture to be written, full range.
+/// A plane of a picture to be written.
+#[derive(Debug, Default)]
+pub struct PlaneMut<'a> {
+    /// Its rows.
+    pub bytes: &'a mut [u8],
+    /// Bytes from the start of one row to the start of the next.
+    pub stride: usize,
+}
+
+/// A picture to be written: packed RGB of full range, or planes.
 #[derive(Debug)]
 pub struct FrameMut<'a> {
     /// Width in pixels.
     pub width: usize,
     /// Height in pixels.
     pub height: usize,
-    /// Samples from the start of one row to the start of the next; at least `3 * width`.
+    /// Of packed RGB the samples from the start of one row to the start of the next; at least `3 * width`. Planes have strides
+    /// of their own.
     pub stride: usize,
-    /// The samples; the last row may end after `3 * width` of them.
+    /// The samples; the last row of packed RGB may end after `3 * width` of them.
     pub samples: SamplesMut<'a>,
 }
 
 impl SamplesMut<'_> {
-    /// Bits of each.
-    pub fn depth(&self) -> Depth {
+    /// What they are.
+    pub fn format(&self) -> Format {
         match self {
-            SamplesMut::U8(_) => Depth::Eight,
-            SamplesMut::U16(_) => Depth::Sixteen,
+            SamplesMut::U8(_) => Format::Rgb(Depth::Eight),
+            SamplesMut::U16(_) => Format::Rgb(Depth::Sixteen),
+            SamplesMut::Planes(layout, _) => Format::Video(*layout),
         }
     }
 }
 
 impl Frame<'_> {
+    /// Width and height.
+    pub fn size(&self) -> Size {
+        Size::new(self.width, self.height)
+    }
+
     /// Checks that every row lies within the samples.
     pub fn check(&self) -> Result<()> {
-        let len = match self.samples {
-            Samples::U8(s) => s.len(),
-            Samples::U16(s) => s.len(),
-        };
-        check_rows("input", self.width, self.height, self.stride, len)
+        let rows = Extent { row: 3 * self.width, rows: self.height };
+        let packed = |len| check_rows("input", self.size(), rows, self.stride, len, "samples");
+        match &self.samples {
+            Samples::U8(s) => packed(s.len()),
+            Samples::U16(s) => packed(s.len()),
+            Samples::Planes(layout, planes) => {
+                check_planes("input", self.size(), layout, planes.map(|plane| (plane.stride, plane.bytes.len())))
+            }
+        }
     }
 }
 
 impl FrameMut<'_> {
+    /// Width and height.
+    pub fn size(&self) -> Size {
+        Size::new(self.width, self.height)
+    }
+
     /// Checks that every row lies within the samples.
     pub fn check(&self) -> Result<()> {
-        let len = match &self.samples {
-            SamplesMut::U8(s) => s.len(),
-            SamplesMut::U16(s) => s.len(),
-        };
-        check_rows("output", self.width, self.height, self.stride, len)
+        let rows = Extent { row: 3 * self.width, rows: self.height };
+        let packed = |len| check_rows("output", self.size(), rows, self.stride, len, "samples");
+        match &self.samples {
+            SamplesMut::U8(s) => packed(s.len()),
+            SamplesMut::U16(s) => packed(s.len()),
+            SamplesMut::Planes(layout, planes) => {
+                let planes = planes.each_ref().map(|plane| (plane.stride, plane.bytes.len()));
+                check_planes("output", self.size(), layout, planes)
+            }
+        }
     }
 }
 
-fn check_rows(what: &str, width: usize, height: usize, stride: usize, len: usize) -> Result<()> {
-    let fits = width > 0
-        && height > 0
-        && stride >= 3 * width
-        && stride.checked_mul(height - 1).and_then(|n| n.checked_add(3 * width)).is_some_and(|n| n <= len);
+/// Checks the strides and the lengths of planes.
+fn check_planes(what: &str, size: Size, layout: &Layout, planes: [(usize, usize); PLANES]) -> Result<()> {
+    layout.check()?;
+    let extents = layout.extents(size);
+    let mut planes = extents.into_iter().zip(planes).filter(|(extent, _)| *extent != Extent::default());
+    planes.try_for_each(|(extent, (stride, len))| check_rows(what, size, extent, stride, len, "bytes"))
+}
+
+/// Checks that the rows of a plane, `stride` apart, lie within `len`, all in this unit.
+fn check_rows(what: &str, size: Size, extent: Extent, stride: usize, len: usize, unit: &str) -> Result<()> {
+    let Extent { row, rows } = extent;
+    let fits = size.width > 0
+        && size.height > 0
+        && stride >= row
+        && stride.checked_mul(rows - 1).and_then(|n| n.checked_add(row)).is_some_and(|n| n <= len);
     if fits {
         Ok(())
     } else {
-        Err(Error::Settings(format!(
-            "{what} frame of {width}x{height}, stride {stride}, does not fit its {len} samples"
-        )))
+        Err(Error::Settings(format!("{what} frame of {size}, stride {stride}, does not fit its {len} {unit}")))
     }
 }
 

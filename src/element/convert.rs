@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Every pixel format into packed RGB and back, by `GstVideoConverter`.
+//! Buffers as frames of the upscaler: as they are where it takes their format, and otherwise every pixel format into packed
+//! RGB and back, by `GstVideoConverter` on the CPU.
 //!
 //! Only matrix and range change: the RGB side has the primaries and the transfer function of the other side, so colours and
 //! gamma are the source's. All that is not full-range RGB or grey of 8 bits goes through 16 bits: the converter's 8-bit matrix
@@ -13,8 +14,9 @@ use gst_video::video_frame::Writable;
 use gst_video::{VideoConverter, VideoFormat, VideoFrame, VideoFrameRef, VideoInfo};
 
 use super::errors::Failure;
+use super::layout::{in_place, in_place_mut};
 use crate::error::Error;
-use crate::upscaler::{Depth, Frame, FrameMut, Samples, SamplesMut};
+use crate::upscaler::{Depth, Format, Frame, FrameMut, Layout, Samples, SamplesMut};
 
 type Result<T> = std::result::Result<T, Failure>;
 
@@ -25,17 +27,28 @@ struct Scratch {
     packed: Option<Vec<u16>>,
 }
 
-/// Turns buffers into RGB pictures.
+/// Reads buffers.
 pub struct Reader {
     info: VideoInfo,
-    converter: VideoConverter,
-    scratch: Scratch,
-    wide: Option<Wide>,
+    way: Way,
 }
 
-/// Turns RGB pictures into buffers.
+/// Writes buffers.
 pub struct Writer {
     info: VideoInfo,
+    way: Way,
+}
+
+/// How pixels pass between a buffer and the upscaler.
+enum Way {
+    /// As they are.
+    Direct(Layout),
+    /// By way of packed RGB.
+    Rgb(Box<Rgb>),
+}
+
+/// What packed RGB takes.
+struct Rgb {
     converter: VideoConverter,
     scratch: Scratch,
     wide: Option<Wide>,
@@ -48,39 +61,44 @@ struct Wide {
 }
 
 impl Reader {
-    /// A reader of buffers of this format and size.
-    pub fn new(info: &VideoInfo) -> Result<Self> {
-        let (rgb, scratch) = Scratch::new(info)?;
-        let wide = Wide::new(info, |wide| converter(info, wide))?;
-        let converter = converter(wide.as_ref().map_or(info, |wide| wide.frame.info()), &rgb)?;
-        Ok(Self { info: info.clone(), converter, scratch, wide })
+    /// A reader of buffers of this format and size, which the upscaler sees as `format`: [`super::layout::format`]'s, or RGB.
+    pub fn new(info: &VideoInfo, format: Format) -> Result<Self> {
+        let way = match format {
+            Format::Video(layout) => Way::Direct(layout),
+            Format::Rgb(_) => {
+                let (rgb, scratch) = Scratch::new(info)?;
+                let wide = Wide::new(info, |wide| converter(info, wide))?;
+                let converter = converter(wide.as_ref().map_or(info, |wide| wide.frame.info()), &rgb)?;
+                Way::Rgb(Box::new(Rgb { converter, scratch, wide }))
+            }
+        };
+        Ok(Self { info: info.clone(), way })
     }
 
-    /// The picture in `buffer`.
-    pub fn read(&mut self, buffer: &gst::BufferRef) -> Result<Frame<'_>> {
+    /// Lets `take` take the picture in `buffer`.
+    pub fn read(&mut self, buffer: &gst::BufferRef, take: impl FnOnce(&Frame<'_>) -> crate::Result<()>) -> Result<()> {
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.info).map_err(Failure::Map)?;
-        let Self { converter, scratch, wide, .. } = self;
-        let mut rgb = scratch.frame.as_mut_video_frame_ref();
-        match wide {
-            None => converter.frame_ref(&frame, &mut rgb),
-            Some(wide) => {
-                wide.converter.frame_ref(&frame, &mut wide.frame.as_mut_video_frame_ref());
-                wide.map(|sample| sample & !0xff)?;
-                converter.frame_ref(&wide.frame.as_video_frame_ref(), &mut rgb);
-            }
+        match &mut self.way {
+            Way::Direct(layout) => take(&in_place(&frame, *layout)?)?,
+            Way::Rgb(rgb) => take(&rgb.read(&frame)?)?,
         }
-        drop(rgb);
-        scratch.picture()
+        Ok(())
     }
 }
 
 impl Writer {
-    /// A writer of buffers of this format and size.
-    pub fn new(info: &VideoInfo) -> Result<Self> {
-        let (rgb, scratch) = Scratch::new(info)?;
-        let wide = Wide::new(info, |wide| converter(wide, info))?;
-        let converter = converter(&rgb, wide.as_ref().map_or(info, |wide| wide.frame.info()))?;
-        Ok(Self { info: info.clone(), converter, scratch, wide })
+    /// A writer of buffers of this format and size, which the upscaler sees as `format`: [`super::layout::format`]'s, or RGB.
+    pub fn new(info: &VideoInfo, format: Format) -> Result<Self> {
+        let way = match format {
+            Format::Video(layout) => Way::Direct(layout),
+            Format::Rgb(_) => {
+                let (rgb, scratch) = Scratch::new(info)?;
+                let wide = Wide::new(info, |wide| converter(wide, info))?;
+                let converter = converter(&rgb, wide.as_ref().map_or(info, |wide| wide.frame.info()))?;
+                Way::Rgb(Box::new(Rgb { converter, scratch, wide }))
+            }
+        };
+        Ok(Self { info: info.clone(), way })
     }
 
     /// Lets `paint` paint a picture, and writes it into `buffer`.
@@ -89,17 +107,44 @@ impl Writer {
         buffer: &mut gst::BufferRef,
         paint: impl FnOnce(&mut FrameMut<'_>) -> crate::Result<()>,
     ) -> Result<()> {
-        paint(&mut self.scratch.picture_mut()?)?;
+        let map = |buffer| VideoFrameRef::from_buffer_ref_writable(buffer, &self.info).map_err(Failure::Map);
+        match &mut self.way {
+            Way::Direct(layout) => paint(&mut in_place_mut(&mut map(buffer)?, *layout)?)?,
+            Way::Rgb(rgb) => {
+                paint(&mut rgb.scratch.picture_mut()?)?;
+                rgb.write(&mut map(buffer)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Rgb {
+    fn read(&mut self, frame: &VideoFrameRef<&gst::BufferRef>) -> Result<Frame<'_>> {
+        let Self { converter, scratch, wide } = self;
+        let mut rgb = scratch.frame.as_mut_video_frame_ref();
+        match wide {
+            None => converter.frame_ref(frame, &mut rgb),
+            Some(wide) => {
+                wide.converter.frame_ref(frame, &mut wide.frame.as_mut_video_frame_ref());
+                wide.map(|sample| sample & !0xff)?;
+                converter.frame_ref(&wide.frame.as_video_frame_ref(), &mut rgb);
+            }
+        }
+        drop(rgb);
+        scratch.picture()
+    }
+
+    fn write(&mut self, frame: &mut VideoFrameRef<&mut gst::BufferRef>) -> Result<()> {
         self.scratch.unpack()?;
-        let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.info).map_err(Failure::Map)?;
         let painted = self.scratch.frame.as_video_frame_ref();
         match &mut self.wide {
-            None => self.converter.frame_ref(&painted, &mut frame),
+            None => self.converter.frame_ref(&painted, frame),
             Some(wide) => {
                 const HALF_LEVEL: u16 = 1 << 7;
                 self.converter.frame_ref(&painted, &mut wide.frame.as_mut_video_frame_ref());
                 wide.map(|sample| sample.saturating_add(HALF_LEVEL))?;
-                wide.converter.frame_ref(&wide.frame.as_video_frame_ref(), &mut frame);
+                wide.converter.frame_ref(&wide.frame.as_video_frame_ref(), frame);
             }
         }
         Ok(())

@@ -17,13 +17,13 @@ use parking_lot::Mutex;
 
 use super::caps::{self, Scaling, TEMPLATE};
 use super::carrier::scale_region;
-use super::convert::depth;
 use super::latency::Latency;
+use super::layout;
 use super::session::Session;
 use super::settings::{PROPERTIES, Settings};
 use super::stats::Stats;
 use super::{CAT, errors::Failure};
-use crate::upscaler::{self, Cancel, Located, Model, Options, Places};
+use crate::upscaler::{self, Cancel, Format, Located, Model, Options, Places};
 
 /// What belongs to the streaming thread.
 #[derive(Default)]
@@ -357,8 +357,6 @@ impl FlashVsr {
         let size = |info: &gst_video::VideoInfo| upscaler::Size::new(info.width() as usize, info.height() as usize);
         let geometry = self.scaling().geometry(size(in_info), size(out_info))?;
         let options = Options {
-            input_depth: depth(in_info),
-            output_depth: depth(out_info),
             // Where nobody waits for a frame, throughput counts.
             behind: !self.is_live(),
             ..self.settings.lock().options()
@@ -369,8 +367,14 @@ impl FlashVsr {
             let mut state = self.state.lock();
             state.session = None;
             let Some(model) = state.model.clone() else { return Err(Failure::Flow(gst::FlowError::Flushing)) };
-            let stream = model.stream(geometry, options, self.cancel.clone())?;
-            state.session = Some(Session::new(stream, geometry, in_info, out_info, latency)?);
+            let formats = [in_info, out_info].map(|info| layout::format(info, &*model));
+            let [input, output] = formats;
+            let stream = model.stream(geometry, Options { input, output, ..options }, self.cancel.clone())?;
+            state.session = Some(Session::new(stream, geometry, formats, in_info, out_info, latency)?);
+            for (info, format) in [(in_info, input), (out_info, output)] {
+                let place = if matches!(format, Format::Rgb(_)) { "the CPU" } else { "the model's device" };
+                gst::debug!(CAT, imp = self, "{} is converted on {place}", info.name());
+            }
         }
         gst::info!(CAT, imp = self, "{} to {}, the model at {}", geometry.input, geometry.output, geometry.model);
         self.stats.lock().model_size = Some(geometry.model);

@@ -32,6 +32,7 @@ mod errors;
 mod flow;
 mod imp;
 mod latency;
+mod layout;
 mod queue;
 mod session;
 mod settings;

@@ -10,7 +10,7 @@ use super::convert::{Reader, Writer};
 use super::errors::Failure;
 use super::latency::Latency;
 use super::queue::Queue;
-use crate::upscaler::{self, Geometry, Stream};
+use crate::upscaler::{self, Format, Geometry, Stream};
 
 /// Frames in, frames out, and the events between them.
 pub struct Session {
@@ -27,10 +27,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session on `stream`, from and to frames of these formats.
+    /// A session on `stream`, which takes `from` and gives `to`, from and to buffers of these.
     pub fn new(
         stream: Box<dyn Stream>,
         geometry: Geometry,
+        [from, to]: [Format; 2],
         input: &gst_video::VideoInfo,
         output: &gst_video::VideoInfo,
         latency: Latency,
@@ -38,8 +39,8 @@ impl Session {
         Ok(Self {
             geometry,
             stream,
-            reader: Reader::new(input)?,
-            writer: Writer::new(output)?,
+            reader: Reader::new(input, from)?,
+            writer: Writer::new(output, to)?,
             alpha: Alpha::new(input, output, geometry)?,
             queue: Queue::default(),
             latency,
@@ -72,8 +73,8 @@ impl Session {
     /// Takes a frame. Its pixels are copied; may run the network.
     pub fn push(&mut self, buffer: &gst::BufferRef) -> Result<(), Failure> {
         let start = Instant::now();
-        let frame = self.reader.read(buffer)?;
-        self.stream.push(&frame)?;
+        let Self { stream, reader, .. } = self;
+        reader.read(buffer, |frame| stream.push(frame))?;
         let mut carrier = carrier(buffer);
         if let Some(alpha) = &self.alpha {
             alpha.keep(buffer, carrier.make_mut())?;

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Cancel, Depth, Frame, FrameMut, Geometry, Options, Size, Stats, Stream};
+use super::{Cancel, Format, Frame, FrameMut, Geometry, Options, Size, Stats, Stream};
 use crate::backend::{Backend, Finish, Grid};
 use crate::error::{Error, Result};
 use crate::model::{DecoderState, DitParams, DitState, LqState, Network};
@@ -185,8 +185,8 @@ impl<B: Backend> Upscaler<B> {
     }
 
     fn finish_of_frames(&self) -> Finish {
-        let Options { color_fix, rounding, output_depth, .. } = self.options;
-        Finish { color_fix, rounding, size: self.geometry.output, depth: output_depth }
+        let Options { color_fix, rounding, output, .. } = self.options;
+        Finish { color_fix, rounding, size: self.geometry.output, format: output }
     }
 
     /// Begins to bring all frames of the latest window to the host.
@@ -203,7 +203,7 @@ impl<B: Backend> Upscaler<B> {
     }
 
     /// The next frame, on its way.
-    fn next_frame(&mut self, depth: Depth) -> Result<B::Outgoing> {
+    fn next_frame(&mut self, format: Format) -> Result<B::Outgoing> {
         if let Some(outgoing) = self.state.sent.pop_front() {
             return Ok(outgoing);
         }
@@ -211,7 +211,7 @@ impl<B: Backend> Upscaler<B> {
             self.decode()?;
         }
         match self.state.decoded.pop_front() {
-            Some((hq, lq)) => self.backend.send(&hq, &lq, &Finish { depth, ..self.finish_of_frames() }),
+            Some((hq, lq)) => self.backend.send(&hq, &lq, &Finish { format, ..self.finish_of_frames() }),
             None => Err(Error::Settings("no frame is ready".into())),
         }
     }
@@ -260,7 +260,7 @@ impl<B: Backend> Stream for Upscaler<B> {
         if self.ready() == 0 {
             return Err(Error::Settings("no frame is ready".into()));
         }
-        let outgoing = self.next_frame(out.samples.depth())?;
+        let outgoing = self.next_frame(out.samples.format())?;
         if self.backend.receive(outgoing, out)? {
             // What led to values that are not finite is dropped, so that the next window starts clean.
             self.stats.replaced += 1;

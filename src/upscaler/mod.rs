@@ -14,7 +14,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use crate::backend::cuda::Precision;
-pub use crate::backend::{ColorFix, Depth, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy};
+pub use crate::backend::{
+    Chroma, Color, ColorFix, Component, Depth, Format, Frame, FrameMut, Geometry, Layout, PLANES, Plane, PlaneMut,
+    Rounding, Samples, SamplesMut, Size, SizePolicy,
+};
 pub use crate::model::{Cancel, Version};
 pub use crate::stream::Startup;
 
@@ -63,10 +66,10 @@ pub struct Options {
     pub color_fix: ColorFix,
     /// Rounding of the output.
     pub rounding: Rounding,
-    /// Bits of the samples that go in. Others are taken too, but the memory that a GPU sets aside is for these.
-    pub input_depth: Depth,
-    /// Bits of the samples that come out. A GPU, which writes frames before they are popped, gives no others.
-    pub output_depth: Depth,
+    /// What goes in. Other formats are taken too, but the memory that a GPU sets aside is for this one.
+    pub input: Format,
+    /// What comes out. A GPU, which writes frames before they are popped, gives no other format.
+    pub output: Format,
     /// Frames are ready one window later, so that a GPU has the next one to work on while they are popped: more throughput
     /// for more latency. The CPU, which computes when it is asked to, takes no notice.
     pub behind: bool,
@@ -82,8 +85,8 @@ impl Default for Options {
             seed: 0,
             color_fix: ColorFix::default(),
             rounding: Rounding::default(),
-            input_depth: Depth::default(),
-            output_depth: Depth::default(),
+            input: Format::default(),
+            output: Format::default(),
             behind: false,
         }
     }
@@ -97,6 +100,9 @@ pub trait Model: Send + Sync {
     /// [`crate::Error::Settings`] if the options or the geometry are refused, [`crate::Error::NoSpace`] if the stream's memory
     /// is more than there is.
     fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>>;
+
+    /// Whether streams take and give frames of this format; packed RGB they always do.
+    fn takes(&self, format: &Format) -> bool;
 
     /// The device that runs it, in words ("CPU, 8 threads").
     fn device(&self) -> String;

@@ -9,8 +9,10 @@ use super::engine::Upscaler;
 use super::plan::{kv_windows, weight_bytes};
 use super::registry::Shared;
 use super::{
-    Cancel, Depth, Frame, FrameMut, Geometry, Model, ModelSpec, Options, Samples, SamplesMut, Size, Stream, Version,
+    Cancel, Depth, Format, Frame, FrameMut, Geometry, Model, ModelSpec, Options, Plane, PlaneMut, Samples, SamplesMut,
+    Size, Stream, Version,
 };
+use crate::backend::Backend;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::{CudaBackend, Precision};
 use crate::error::{Error, Result};
@@ -28,32 +30,53 @@ struct CudaModel<D: Driver> {
     reason: String,
 }
 
-/// A black frame.
+/// A frame of zeros.
 struct Blank {
     size: Size,
-    depth: Depth,
+    format: Format,
     bytes: Vec<u8>,
     words: Vec<u16>,
 }
 
 impl Blank {
-    fn new(size: Size, depth: Depth) -> Self {
-        let len = |wanted| if depth == wanted { 3 * size.width * size.height } else { 0 };
-        Self { size, depth, bytes: vec![0; len(Depth::Eight)], words: vec![0; len(Depth::Sixteen)] }
+    fn new(size: Size, format: Format) -> Self {
+        let (bytes, words) = match format {
+            Format::Rgb(Depth::Sixteen) => (0, 3 * size.width * size.height),
+            _ => (format.bytes(size), 0),
+        };
+        Self { size, format, bytes: vec![0; bytes], words: vec![0; words] }
     }
 
     fn frame(&self) -> Frame<'_> {
-        let samples = match self.depth {
-            Depth::Eight => Samples::U8(&self.bytes),
-            Depth::Sixteen => Samples::U16(&self.words),
+        let samples = match self.format {
+            Format::Rgb(Depth::Eight) => Samples::U8(&self.bytes),
+            Format::Rgb(Depth::Sixteen) => Samples::U16(&self.words),
+            Format::Video(layout) => {
+                let mut rest = self.bytes.as_slice();
+                let planes = layout.extents(self.size).map(|extent| {
+                    let (bytes, others) = rest.split_at(extent.bytes());
+                    rest = others;
+                    Plane { bytes, stride: extent.row }
+                });
+                Samples::Planes(layout, planes)
+            }
         };
         Frame { width: self.size.width, height: self.size.height, stride: 3 * self.size.width, samples }
     }
 
     fn frame_mut(&mut self) -> FrameMut<'_> {
-        let samples = match self.depth {
-            Depth::Eight => SamplesMut::U8(&mut self.bytes),
-            Depth::Sixteen => SamplesMut::U16(&mut self.words),
+        let samples = match self.format {
+            Format::Rgb(Depth::Eight) => SamplesMut::U8(&mut self.bytes),
+            Format::Rgb(Depth::Sixteen) => SamplesMut::U16(&mut self.words),
+            Format::Video(layout) => {
+                let mut rest = self.bytes.as_mut_slice();
+                let planes = layout.extents(self.size).map(|extent| {
+                    let (bytes, others) = std::mem::take(&mut rest).split_at_mut(extent.bytes());
+                    rest = others;
+                    PlaneMut { bytes, stride: extent.row }
+                });
+                SamplesMut::Planes(layout, planes)
+            }
         };
         FrameMut { width: self.size.width, height: self.size.height, stride: 3 * self.size.width, samples }
     }
@@ -63,8 +86,8 @@ impl<D: Driver> CudaModel<D> {
     /// Bytes of device memory that a stream takes which begins, runs until its cache is full, and ends.
     fn stream_bytes(&self, geometry: Geometry, options: Options) -> Result<usize> {
         let backend = Arc::new(CudaBackend::<D>::rehearsal(self.precision, self.driver.tensor_cores())?);
-        let frame = Blank::new(geometry.input, options.input_depth);
-        let mut shown = Blank::new(geometry.output, options.output_depth);
+        let frame = Blank::new(geometry.input, options.input);
+        let mut shown = Blank::new(geometry.output, options.output);
         let windows = kv_windows(&options);
         let mut stream = Upscaler::new(backend.clone(), self.network.clone(), geometry, options, Cancel::default())?;
         let last = stream.frames_needed(windows + 1) + 1;
@@ -88,6 +111,10 @@ impl<D: Driver> Model for CudaModel<D> {
         let backend = Arc::new(CudaBackend::new(self.driver.clone(), self.precision)?);
         backend.arena().reserve(bytes)?;
         Ok(Box::new(Upscaler::new(backend, self.network.clone(), geometry, options, cancel)?))
+    }
+
+    fn takes(&self, format: &Format) -> bool {
+        CudaBackend::<D>::takes(format)
     }
 
     fn device(&self) -> String {

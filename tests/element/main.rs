@@ -4,6 +4,8 @@
 //! input, by the colour fix, and are otherwise noise.
 
 mod alpha;
+#[cfg(feature = "emulator")]
+mod devices;
 mod errors;
 mod events;
 mod frames;

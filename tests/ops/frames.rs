@@ -3,7 +3,7 @@
 //! Frames in and out: PIL's bicubic in integers, the edge, the way back to integers.
 
 use gstflashvsr::backend::{
-    Backend, ColorFix, Depth, Finish, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy,
+    Backend, ColorFix, Finish, Format, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy,
 };
 
 use crate::common::uniform;
@@ -238,7 +238,7 @@ pub fn send<B: Backend>(b: &B) {
         let lq = Array::around("lq", &[3, rows, cols], 0.3, 0.1);
         let (lq_picture, area) = (lq.picture(b), 3 * rows * cols);
         for color_fix in [ColorFix::Adain, ColorFix::Wavelet, ColorFix::None] {
-            let finish = Finish { color_fix, rounding: Rounding::Nearest, size, depth: Depth::Eight };
+            let finish = Finish { color_fix, rounding: Rounding::Nearest, size, format: Format::default() };
             let bytes = |picture: &B::Tensor| -> Vec<u8> {
                 emitted(b, picture, size, 255.0, Rounding::Nearest).values.iter().map(|v| *v as u8).collect()
             };

@@ -13,6 +13,7 @@ mod decoder;
 mod frames;
 mod reference;
 mod tokens;
+mod video;
 
 use gstflashvsr::backend::cpu::CpuBackend;
 #[cfg(any(feature = "emulator", feature = "gpu-tests"))]
@@ -146,5 +147,9 @@ on_every_backend! {
         frames_are_sent_or_replaced: crate::frames::send,
         what_goes_in_comes_out: crate::frames::every_level_survives,
         frames_that_do_not_fit_are_refused: crate::frames::short_frames_are_refused,
+        video_frames_become_rgb: crate::video::planes_in,
+        pictures_become_video_frames: crate::video::planes_out,
+        video_frames_are_sent_or_replaced: crate::video::planes_sent,
+        video_frames_that_do_not_fit_are_refused: crate::video::short_planes_are_refused,
     }
 }

@@ -19,7 +19,13 @@ pub(super) fn ingest(frame: &Frame<'_>, resizer: &Resizer) -> Result<CpuTensor> 
     match frame.samples {
         Samples::U8(samples) => ingest_samples(samples, frame, resizer),
         Samples::U16(samples) => ingest_samples(samples, frame, resizer),
+        Samples::Planes(..) => Err(only_rgb()),
     }
+}
+
+/// The refusal of planes.
+fn only_rgb() -> Error {
+    Error::Settings("the CPU takes and gives packed RGB only".into())
 }
 
 fn ingest_samples<S: Sample>(samples: &[S], frame: &Frame<'_>, resizer: &Resizer) -> Result<CpuTensor> {
@@ -79,6 +85,7 @@ pub(super) fn emit(picture: &CpuTensor, rounding: Rounding, out: &mut FrameMut<'
     match &mut out.samples {
         SamplesMut::U8(s) => emit_rows(s, planes, width, cols, rows, stride, |v| quantise(v, 255.0, half) as u8),
         SamplesMut::U16(s) => emit_rows(s, planes, width, cols, rows, stride, |v| quantise(v, 65535.0, half) as u16),
+        SamplesMut::Planes(..) => return Err(only_rgb()),
     }
     Ok(())
 }

@@ -7,7 +7,9 @@ use super::driver::{Address, Args, Driver, Kernel, Queue};
 use super::work::Work;
 use super::{CudaBackend, CudaTensor, Weight, index};
 use crate::backend::resize::Axis;
-use crate::backend::{Depth, Finish, Frame, FrameMut, Geometry, Resizer, Rounding, Samples, SamplesMut, Size};
+use crate::backend::{
+    Extent, Finish, Format, Frame, FrameMut, Geometry, PLANES, PlaneMut, Resizer, Rounding, Samples, SamplesMut, Size,
+};
 use crate::error::{Error, Result};
 
 const RESIZE_THREADS: u32 = 128;
@@ -102,16 +104,25 @@ pub struct CudaOutgoing<D: Driver> {
     /// Where it is copied from.
     _place: Place,
     size: Size,
-    depth: Depth,
+    format: Format,
 }
 
-/// Where packed RGB goes, and how.
-struct Emitted {
-    out: Address,
-    rows: usize,
-    cols: usize,
-    depth: usize,
-    rounding: Rounding,
+/// Where a frame goes, and how.
+pub(super) struct Emitted {
+    pub(super) out: Address,
+    pub(super) size: Size,
+    pub(super) format: Format,
+    pub(super) rounding: Rounding,
+}
+
+impl Emitted {
+    /// What is added to a sample before it is truncated.
+    pub(super) fn half(&self) -> f32 {
+        match self.rounding {
+            Rounding::Nearest => 0.5,
+            Rounding::Truncate => 0.0,
+        }
+    }
 }
 
 /// What is needed to resize frames under one geometry.
@@ -127,21 +138,46 @@ impl CudaAxis {
     }
 }
 
-/// The bytes of samples, and how many each has.
-fn bytes<'a>(samples: &Samples<'a>) -> (&'a [u8], usize) {
-    match *samples {
-        Samples::U8(samples) => (samples, 1),
-        // SAFETY: the same memory, every byte of which is initialised.
-        Samples::U16(s) => (unsafe { std::slice::from_raw_parts(s.as_ptr().cast(), size_of_val(s)) }, 2),
+/// The bytes of samples.
+fn bytes_of(samples: &[u16]) -> &[u8] {
+    // SAFETY: the same memory, every byte of which is initialised.
+    unsafe { std::slice::from_raw_parts(samples.as_ptr().cast(), size_of_val(samples)) }
+}
+
+/// The bytes of samples to be written.
+fn bytes_of_mut(samples: &mut [u16]) -> &mut [u8] {
+    // SAFETY: the same memory, borrowed for as long; any bytes are samples.
+    unsafe { std::slice::from_raw_parts_mut(samples.as_mut_ptr().cast(), size_of_val(samples)) }
+}
+
+/// The planes of a frame to be written, with the size of each; packed RGB is one.
+fn planes_mut<'a>(out: &'a mut FrameMut<'_>) -> [(PlaneMut<'a>, Extent); PLANES] {
+    let (size, stride) = (out.size(), out.stride);
+    let rgb = |bytes, depth| {
+        let plane = PlaneMut { bytes, stride: depth * stride };
+        [(plane, Extent { row: 3 * depth * size.width, rows: size.height }), Default::default(), Default::default()]
+    };
+    match &mut out.samples {
+        SamplesMut::U8(samples) => rgb(samples, 1),
+        SamplesMut::U16(samples) => rgb(bytes_of_mut(samples), 2),
+        SamplesMut::Planes(layout, planes) => {
+            let mut extents = layout.extents(size).into_iter();
+            planes.each_mut().map(|plane| {
+                let PlaneMut { bytes, stride } = plane;
+                (PlaneMut { bytes, stride: *stride }, extents.next().unwrap_or_default())
+            })
+        }
     }
 }
 
-/// The bytes of samples to be written, and how many each has.
-fn bytes_mut<'a>(samples: &'a mut SamplesMut<'_>) -> (&'a mut [u8], usize) {
-    match samples {
-        SamplesMut::U8(samples) => (samples, 1),
-        // SAFETY: the same memory, borrowed for as long; any bytes are samples.
-        SamplesMut::U16(s) => (unsafe { std::slice::from_raw_parts_mut(s.as_mut_ptr().cast(), size_of_val(*s)) }, 2),
+/// Copies planes that lie one behind the other to where they belong.
+fn scatter(mut from: &[u8], out: &mut FrameMut<'_>) {
+    for (plane, extent) in planes_mut(out).into_iter().filter(|(_, extent)| extent.rows > 0) {
+        let (packed, rest) = from.split_at(extent.bytes());
+        for (to, from) in plane.bytes.chunks_mut(plane.stride).zip(packed.chunks_exact(extent.row)) {
+            to[..extent.row].copy_from_slice(from);
+        }
+        from = rest;
     }
 }
 
@@ -171,48 +207,45 @@ impl<D: Driver> CudaBackend<D> {
         Ok(CudaIngest { geometry, columns: self.axis(&tables.columns)?, rows: self.axis(&tables.rows)? })
     }
 
-    /// Copies rows of `row` bytes, `stride` apart, to device memory without what lies between them.
-    fn upload_rows(&self, to: Address, from: &[u8], stride: usize, row: usize, rows: usize) -> Result<()> {
-        if stride == row {
-            return self.queue.upload(to, &from[..row * rows]);
+    /// Copies rows, `stride` bytes apart, to device memory without what lies between them.
+    pub(super) fn upload_rows(&self, to: Address, from: &[u8], stride: usize, extent: Extent) -> Result<()> {
+        if stride == extent.row {
+            return self.queue.upload(to, &from[..extent.bytes()]);
         }
         let mut staging = self.staging.lock();
-        let packed = first_bytes(&mut staging, row * rows);
-        for (to, from) in packed.chunks_exact_mut(row).zip(from.chunks(stride)) {
-            to.copy_from_slice(&from[..row]);
+        let packed = first_bytes(&mut staging, extent.bytes());
+        for (to, from) in packed.chunks_exact_mut(extent.row).zip(from.chunks(stride)) {
+            to.copy_from_slice(&from[..extent.row]);
         }
         self.queue.upload(to, packed)
     }
 
-    /// The other way round.
-    fn download_rows(&self, to: &mut [u8], from: Address, stride: usize, row: usize, rows: usize) -> Result<()> {
-        if stride == row {
-            return self.queue.download(&mut to[..row * rows], from);
-        }
-        let mut staging = self.staging.lock();
-        let packed = first_bytes(&mut staging, row * rows);
-        self.queue.download(packed, from)?;
-        for (to, from) in to.chunks_mut(stride).zip(packed.chunks_exact(row)) {
-            to[..row].copy_from_slice(from);
-        }
-        Ok(())
+    /// Packed RGB on the device, and the bytes of its samples.
+    fn upload_frame(&self, frame: &Frame<'_>) -> Result<(Place, usize)> {
+        let (samples, depth) = match &frame.samples {
+            Samples::U8(samples) => (*samples, 1),
+            Samples::U16(samples) => (bytes_of(samples), 2),
+            Samples::Planes(layout, planes) => {
+                return Ok((self.upload_planes(layout, planes, frame.size())?, layout.depth().bytes()));
+            }
+        };
+        let extent = Extent { row: 3 * depth * frame.width, rows: frame.height };
+        let uploaded = self.arena.place(extent.bytes())?;
+        self.upload_rows(uploaded.address(), samples, frame.stride * depth, extent)?;
+        Ok((uploaded, depth))
     }
 
     pub(super) fn run_ingest(&self, frame: &Frame<'_>, ingest: &CudaIngest) -> Result<CudaTensor> {
         frame.check()?;
         let Geometry { input, model, .. } = ingest.geometry;
-        if (frame.width, frame.height) != (input.width, input.height) {
-            return Err(Error::Settings(format!("frame of {}x{}, expected {input}", frame.width, frame.height)));
+        if frame.size() != input {
+            return Err(Error::Settings(format!("frame of {}, expected {input}", frame.size())));
         }
-        let (samples, depth) = bytes(&frame.samples);
-        let row = 3 * depth * frame.width;
-        let uploaded = self.arena.place(row * frame.height)?;
-        self.upload_rows(uploaded.address(), samples, frame.stride * depth, row, frame.height)?;
-
+        let (rgb, depth) = self.upload_frame(frame)?;
         let cols = ingest.columns.count as usize;
         let lines = self.arena.place(3 * depth * cols * frame.height)?;
         let args = AcrossArgs {
-            frame: uploaded.address(),
+            frame: rgb.address(),
             lines: lines.address(),
             columns: ingest.columns.args(),
             width: index(frame.width)?,
@@ -237,36 +270,39 @@ impl<D: Driver> CudaBackend<D> {
     pub(super) fn run_emit(&self, picture: &CudaTensor, rounding: Rounding, out: &mut FrameMut<'_>) -> Result<()> {
         out.check()?;
         let (height, width) = picture.picture_dims()?;
-        if out.width > width || out.height > height {
-            return Err(Error::Settings(format!("frame of {}x{} out of {width}x{height}", out.width, out.height)));
+        let (size, format) = (out.size(), out.samples.format());
+        if size.width > width || size.height > height {
+            return Err(Error::Settings(format!("frame of {size} out of {width}x{height}")));
         }
-        let (rows, cols, stride) = (out.height, out.width, out.stride);
-        let (samples, depth) = bytes_mut(&mut out.samples);
-        let row = 3 * depth * cols;
-        let packed = self.arena.place(row * rows)?;
-        let frame = Emitted { out: packed.address(), rows, cols, depth, rounding };
-        self.emit_into(&frame, picture, None)?;
-        self.download_rows(samples, packed.address(), stride * depth, row, rows)
+        let bytes = format.bytes(size);
+        let place = self.arena.place(bytes)?;
+        self.emit_into(&Emitted { out: place.address(), size, format, rounding }, picture, None)?;
+        let mut staging = self.staging.lock();
+        let packed = first_bytes(&mut staging, bytes);
+        self.queue.download(packed, place.address())?;
+        scatter(packed, out);
+        Ok(())
     }
 
-    /// Writes the top left of `picture` as packed RGB; with `instead`, the top left of that picture where the flag at the
-    /// address is set.
+    /// Writes the top left of `picture`, without anything between its rows and planes; with `instead`, the top left of that
+    /// picture where the flag at the address is set.
     fn emit_into(&self, frame: &Emitted, picture: &CudaTensor, instead: Option<(&CudaTensor, Address)>) -> Result<()> {
+        let depth = match &frame.format {
+            Format::Rgb(depth) => depth.bytes(),
+            Format::Video(layout) => return self.emit_planes(layout, frame, picture, instead),
+        };
         let (height, width) = picture.picture_dims()?;
-        let &Emitted { out, rows, cols, depth, rounding } = frame;
+        let Size { width: cols, height: rows } = frame.size;
         let args = EmitArgs {
             picture: picture.address(),
             instead: instead.map_or(0, |(picture, _)| picture.address()),
             spoiled: instead.map_or(0, |(_, flag)| flag),
-            out,
+            out: frame.out,
             height: index(height)?,
             width: index(width)?,
             rows: index(rows)?,
             cols: index(cols)?,
-            half: match rounding {
-                Rounding::Nearest => 0.5,
-                Rounding::Truncate => 0.0,
-            },
+            half: frame.half(),
         };
         let blocks = cols.div_ceil(EMIT_THREADS as usize * PIXELS);
         self.launch_one(&EMIT[depth - 1], [blocks, rows, 1], &args)
@@ -274,42 +310,35 @@ impl<D: Driver> CudaBackend<D> {
 
     pub(super) fn begin_frame(&self, hq: &CudaTensor, lq: &CudaTensor, finish: &Finish) -> Result<CudaOutgoing<D>> {
         let (height, width) = hq.picture_dims()?;
-        let &Finish { color_fix, rounding, size, depth } = finish;
+        let &Finish { color_fix, rounding, size, format } = finish;
         if size.width > width || size.height > height || lq.picture_dims()? != (height, width) {
             return Err(Error::Settings(format!("frame of {size} out of {width}x{height}")));
         }
         // The frame, and behind it whether it is the input's: one copy brings both.
-        let bytes = 3 * depth.bytes() * size.width * size.height;
-        let flag = bytes.next_multiple_of(FLAG_BYTES);
+        let flag = format.bytes(size).next_multiple_of(FLAG_BYTES);
         let place = self.arena.place(flag + FLAG_BYTES)?;
         let spoiled = place.address() + flag as u64;
         self.flag_unless_finite(hq, spoiled)?;
         let picture = self.run_color_fix(hq, lq, color_fix)?;
-        let frame =
-            Emitted { out: place.address(), rows: size.height, cols: size.width, depth: depth.bytes(), rounding };
+        let frame = Emitted { out: place.address(), size, format, rounding };
         self.emit_into(&frame, &picture, Some((lq, spoiled)))?;
         let download = self.queue.start_download(place.address(), flag + FLAG_BYTES)?;
-        Ok(CudaOutgoing { download, _place: place, size, depth })
+        Ok(CudaOutgoing { download, _place: place, size, format })
     }
 
     pub(super) fn end_frame(&self, outgoing: CudaOutgoing<D>, out: &mut FrameMut<'_>) -> Result<bool> {
         out.check()?;
-        let CudaOutgoing { download, size, depth, .. } = outgoing;
-        if (out.width, out.height) != (size.width, size.height) || out.samples.depth() != depth {
+        let CudaOutgoing { download, size, format, .. } = outgoing;
+        if out.size() != size || out.samples.format() != format {
             return Err(Error::Settings(format!(
-                "output frame of {}x{} in {:?} bits, expected {size} in {depth:?}",
-                out.width,
-                out.height,
-                out.samples.depth()
+                "output frame of {} in {:?}, expected {size} in {format:?}",
+                out.size(),
+                out.samples.format()
             )));
         }
-        let (stride, row) = (out.stride * depth.bytes(), 3 * depth.bytes() * size.width);
-        let (samples, _) = bytes_mut(&mut out.samples);
         let mut replaced = false;
         self.queue.finish_download(download, &mut |brought| {
-            for (to, from) in samples.chunks_mut(stride).zip(brought.chunks_exact(row)).take(size.height) {
-                to[..row].copy_from_slice(from);
-            }
+            scatter(brought, out);
             replaced = brought[brought.len() - FLAG_BYTES..].iter().any(|byte| *byte != 0);
         })?;
         Ok(replaced)

@@ -24,6 +24,7 @@ mod rows;
 mod tensor;
 mod tokens;
 mod work;
+mod yuv;
 
 use std::sync::Arc;
 
@@ -31,8 +32,8 @@ use candle_core::{DType, Device, Tensor};
 use parking_lot::Mutex;
 
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Rope,
-    Rounding,
+    Backend, ColorFix, DraftMask, Epilogue, Finish, Format, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv,
+    Rope, Rounding,
 };
 use crate::error::{Error, Result};
 
@@ -208,6 +209,10 @@ impl<D: Driver> Backend for CudaBackend<D> {
     type Outgoing = CudaOutgoing<D>;
 
     const QUEUED: bool = true;
+
+    fn takes(_: &Format) -> bool {
+        true
+    }
 
     fn vector(&self, v: &HostTensor) -> Result<Weight> {
         self.weight(&flat(v)?, Precision::F32)
