@@ -239,7 +239,7 @@ fn sparse<B: Backend>(b: &B, draft: &Draft, magnitude: f64) -> Array {
     }
     let want = Array { shape: q.shape.clone(), values };
 
-    let part = |x: &Array, g: usize| Array::build([s * WINDOW, dim], |[r, c]| x.at([g * s * WINDOW + r, c])).rows(b);
+    let part = |x: &Array, g: usize| Array::build([s * WINDOW, dim], |[r, c]| x.at([g * s * WINDOW + r, c])).heads(b);
     let groups: Vec<_> = (0..draft.keys)
         .map(|g| KvGroup {
             k: part(&k, g),
@@ -247,7 +247,7 @@ fn sparse<B: Backend>(b: &B, draft: &Draft, magnitude: f64) -> Array {
             k_mean: Array::build([s, dim], |[w, c]| k_mean.at([g * s + w, c])).rows(b),
         })
         .collect();
-    let got = b.block_sparse_attention(&q.rows(b), &groups.iter().collect::<Vec<_>>(), &mask).unwrap();
+    let got = b.block_sparse_attention(&q.heads(b), &groups.iter().collect::<Vec<_>>(), &mask).unwrap();
     let case = format!("{} of {} windows, magnitude {magnitude}", draft.keep, s * draft.keys);
     agrees_within(b, &case, &got, &want, tolerance_of_scores(magnitude));
     allowed

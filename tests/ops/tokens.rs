@@ -16,6 +16,10 @@ pub fn round_trips<B: Backend>(b: &B) {
         equals(b, "rows", &x.rows(b), &x);
         assert!(b.rows(&[0.0; 7], n, c).is_err(), "7 values are no {n}x{c} rows");
     }
+    for (n, c) in [(128, 128), (384, 256)] {
+        let x = Array::random("heads", &[n, c], 1.0);
+        equals(b, "heads", &x.heads(b), &x);
+    }
     for (h, w, c) in [(1, 1, 1), (2, 3, 16), (9, 7, 5), (16, 16, 33)] {
         let x = Array::random("map", &[h, w, c], 1.0);
         equals(b, "map", &x.map(b), &x);

@@ -31,8 +31,8 @@ use candle_core::{DType, Device, Tensor};
 use parking_lot::Mutex;
 
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Rope,
-    Rounding,
+    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup,
+    Qkv, Rope, Rounding, WINDOW_TOKENS,
 };
 use crate::error::{Error, Result};
 
@@ -43,7 +43,7 @@ pub use frames::{CudaIngest, CudaOutgoing};
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
 pub use tensor::{CudaTensor, Weight};
-use tensor::{Shape, decode, encode};
+use tensor::{Shape, decode, encode, places_of_heads};
 use work::{ENDLESS_BYTES, Endless, Work};
 
 /// How rows and maps are stored, and what the tensor cores multiply; sums are f32 in each.
@@ -137,6 +137,11 @@ impl<D: Driver> CudaBackend<D> {
     /// Uninitialised rows in the backend's precision.
     fn empty_rows(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
         self.tensor(Shape::Rows(rows, cols), self.precision)
+    }
+
+    /// Uninitialised heads in the backend's precision.
+    fn empty_heads(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
+        self.tensor(Shape::Heads(rows, cols), self.precision)
     }
 
     /// An uninitialised map in the backend's precision.
@@ -357,7 +362,22 @@ impl<D: Driver> Backend for CudaBackend<D> {
     fn to_host(&self, x: &CudaTensor) -> Result<HostTensor> {
         let mut bytes = vec![0; x.shape.len() * x.precision.bytes()];
         self.queue.download(&mut bytes, x.address())?;
-        Ok(Tensor::from_vec(decode(&bytes, x.precision), x.shape.dims(), &Device::Cpu)?)
+        let mut values = decode(&bytes, x.precision);
+        if let Shape::Heads(rows, cols) = x.shape {
+            values = places_of_heads(rows, cols, x.precision).map(|place| values[place]).collect();
+        }
+        Ok(Tensor::from_vec(values, x.shape.dims(), &Device::Cpu)?)
+    }
+
+    fn heads(&self, values: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
+        if rows % WINDOW_TOKENS != 0 || cols % HEAD_DIM != 0 || values.len() != rows * cols {
+            return Err(Error::Compute(format!("{} values for heads of {rows} x {cols}", values.len())));
+        }
+        let mut stored = vec![0.0; values.len()];
+        for (place, value) in places_of_heads(rows, cols, self.precision).zip(values) {
+            stored[place] = *value;
+        }
+        self.upload(Shape::Heads(rows, cols), self.precision, &stored)
     }
 
     fn map(&self, values: &HostTensor) -> Result<CudaTensor> {
