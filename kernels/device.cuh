@@ -22,7 +22,7 @@ DEVICE u32 block_z() { return blockIdx.z; }
 DEVICE void block_barrier() { __syncthreads(); }
 DEVICE void warp_barrier() { __syncwarp(); }
 
-extern __shared__ __align__(128) u8 flashvsr_shared[];
+extern __shared__ __align__(1024) u8 flashvsr_shared[];
 template <class S> DEVICE S& shared_memory() { return *reinterpret_cast<S*>(flashvsr_shared); }
 
 DEVICE float shuffle_xor(float x, u32 mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
