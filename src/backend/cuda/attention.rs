@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Attention: `kernels/attention.cu`.
+//! Attention: `kernels/attention.cu`, and `kernels/hopper_attention.cu`.
 
-use super::driver::{Address, Args, Driver, kernels};
+use super::driver::{Address, Args, Driver, TensorCores, kernels};
 use super::mask::CudaMask;
 use super::qk::{MAX_GROUPS, group_addresses};
 use super::tensor::CudaTensor;
@@ -18,7 +18,15 @@ const SHARED: [u32; 3] = [4 * (128 * 132 + 64 * 36), 2 * 256 * 128, 2 * 256 * 12
 const SPARSE_ATTENTION: Kernels = kernels!("attention", "sparse_attention", THREADS, SHARED);
 const CROSS_ATTENTION: Kernels = kernels!("attention", "cross_attention", THREADS, SHARED);
 
-/// `SparseArgs` of attention.cu.
+/// Threads of a block on Hopper: two warpgroups that compute, one that has tiles brought.
+const HOPPER_THREADS: u32 = 3 * 128;
+/// Queries, three tiles of keys and as many of values, and behind each three their barriers in 1024 bytes.
+const HOPPER_SHARED: u32 = 7 * 2 * 128 * 128 + 2 * 1024;
+/// There is none for f32, which has no tensor cores.
+const HOPPER_SPARSE_ATTENTION: Kernels =
+    kernels!("hopper_attention", "hopper_sparse_attention", HOPPER_THREADS, [0, HOPPER_SHARED, HOPPER_SHARED]);
+
+/// `SparseArgs` of attention.cuh.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct SparseArgs {
@@ -55,6 +63,11 @@ struct CrossArgs {
 unsafe impl Args for CrossArgs {}
 
 impl<D: Driver> CudaBackend<D> {
+    /// Whether there are tensor cores of Hopper's kind to be used.
+    fn has_warpgroups(&self) -> bool {
+        self.tensor_cores == TensorCores::Warpgroup && self.precision != Precision::F32
+    }
+
     /// Queries that a block takes.
     fn attention_tile(&self) -> usize {
         match self.precision {
@@ -101,7 +114,8 @@ impl<D: Driver> CudaBackend<D> {
             k: group_addresses(groups.iter().map(|g| &g.k))?,
             v: group_addresses(groups.iter().map(|g| &g.v))?,
         };
-        self.launch(&SPARSE_ATTENTION, [tokens / self.attention_tile(), mask.heads, 1], &args)?;
+        let kernels = if self.has_warpgroups() { &HOPPER_SPARSE_ATTENTION } else { &SPARSE_ATTENTION };
+        self.launch(kernels, [tokens / self.attention_tile(), mask.heads, 1], &args)?;
         Ok(out)
     }
 
