@@ -30,6 +30,8 @@ DEVICE u32 ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
 DEVICE u32 count_bits(u32 x) { return __popc(x); }
 DEVICE u32 atomic_add_shared(u32* p, u32 x) { return atomicAdd(p, x); }
 DEVICE void atomic_or(u32* p, u32 x) { atomicOr(p, x); }
+// One more, or 0 behind `last`; gives what was there.
+DEVICE u32 atomic_count(u32* p, u32 last) { return atomicInc(p, last); }
 
 DEVICE float to_float(float x) { return x; }
 DEVICE float to_float(bf16 x) { return __uint_as_float(u32(x.bits) << 16); }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Sparse attention on Hopper: FlashAttention-3 (Shah et al., 2024) over a list of key windows. A block takes a window of
-// queries of a head. One warp has keys and values brought, a tile of heads.cuh at a time, into rings of tiles; two
-// warpgroups have 64 queries each. Scores of the next tile are multiplied while the softmax of this one is taken, and the
-// warpgroups take turns, so that one has products under way while the other has powers of 2.
+// Sparse attention on Hopper: FlashAttention-3 (Shah et al., 2024) over lists of key windows. A block takes one window
+// of queries of a head after the other, as long as there are any. One thread takes them, one has queries, keys and
+// values brought, a tile of heads.cuh at a time, and two warpgroups compute, 64 queries each: the scores of the next
+// tile are multiplied while the softmax of this one is taken, and the warpgroups take turns, so that one has products
+// under way while the other has powers of 2.
 
 #include "attention.cuh"
 #include "hopper.cuh"
@@ -12,70 +13,127 @@ namespace {
 
 constexpr u32 CONSUMERS = 2, THREADS = (CONSUMERS + 1) * WARPGROUP;
 constexpr u32 QUERIES = WINDOW / CONSUMERS;
-// Tiles of keys, and as many of values: with the queries all that fits.
-constexpr u32 STAGES = 3;
 // What a thread has of 64 x 128 sums.
 constexpr u32 SUMS = 64;
-constexpr u32 TILE = WINDOW * HEAD, TILE_BYTES = 2 * TILE, HALF_BYTES = TILE_BYTES / 2;
+constexpr u32 TILE = Heads<bf16>::TILE, TILE_BYTES = 2 * TILE, HALF_BYTES = 2 * Heads<bf16>::HALF;
+// Tiles of queries, and of keys and values: all that fits.
+constexpr u32 QUERY_TILES = 2, TILES = 5;
+
+// Weights are at most 2 to the power of this.
+constexpr float LARGEST_POWER = 8;
 
 // Of 512 that three warps of a quarter of a multiprocessor share.
-constexpr u32 CONSUMER_REGISTERS = 240, PRODUCER_REGISTERS = 24;
+constexpr u32 CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
 
 // Named barriers: one on which each warpgroup awaits its turn, and one for itself.
 constexpr u32 TURN = 1, OWN = TURN + CONSUMERS;
 
-// Tiles on their way from memory to the warpgroups.
-template <class T> struct Ring {
-    alignas(PATTERN_BYTES) T tiles[STAGES][TILE];
-    // The tile has come; every warp has read it.
-    Barrier full[STAGES], empty[STAGES];
+struct HopperArgs {
+    SparseArgs sparse;
+    // How many windows of queries of all heads have been taken; 0 before and after.
+    u32* taken;
+    u32 windows, blocks;
 };
 
-template <class T> struct AttentionShared {
-    T q[TILE];
-    Ring<T> k, v;
+// A window of queries and how many key windows are on its list; `window` is `NONE` if there is nothing left.
+struct Work {
+    u32 window, head, count;
+};
+constexpr u32 NONE = ~0u;
+
+// Of each of N places in shared memory: it is full; everybody has read it.
+template <u32 N> struct Ring {
+    Barrier full[N], empty[N];
+
+    METHOD void init(u32 readers) {
+        for (u32 i = 0; i < N; ++i) {
+            barrier_init(full[i], 1);
+            barrier_init(empty[i], readers);
+        }
+    }
 };
 
 // A place in a ring.
-struct Stage {
+template <u32 N> struct Place {
     u32 index = 0, parity = 0;
 
     METHOD void next() {
-        if (++index < STAGES) return;
+        if (++index < N) return;
         index = 0;
         parity ^= 1;
     }
 };
 
+template <class T> struct AttentionShared {
+    T q[QUERY_TILES][TILE];
+    // Keys and values in the order in which they are read: the keys of a tile before the values of the one before.
+    T tiles[TILES][TILE];
+    Work work;
+    Ring<QUERY_TILES> query_ring;
+    Ring<TILES> tile_ring;
+    Ring<1> work_ring;
+};
+
 // The same matrix `bytes` further on.
 DEVICE u64 moved(u64 matrix, u32 bytes) { return matrix + (bytes >> 4); }
 
-// What one thread does to have keys and values brought, in the order in which they are read: the keys of a tile before
-// the values of the one before.
-template <class T>
-DEVICE void bring(AttentionShared<T>& shared, const SparseArgs& args, const T* q, const u32* list, u32 count, u32 head) {
-    const auto bring_tile = [&](Ring<T>& ring, Stage& stage, const void* const (&groups)[MAX_GROUPS], u32 window, u32 more) {
-        Barrier& full = ring.full[stage.index];
-        barrier_wait(ring.empty[stage.index], stage.parity ^ 1);
-        barrier_arrive_expect(full, TILE_BYTES + more);
-        copy_bulk(ring.tiles[stage.index], args.tile<T>(groups, window, head), TILE_BYTES, full);
-        stage.next();
-    };
-    Stage keys, values;
-    u32 window = list[0], last = 0;
-    for (u32 i = 0; i <= count; ++i) {
-        // Read early: what is waited for below is seldom there already.
-        const u32 next = i + 1 < count ? list[i + 1] : 0;
-        if (i < count) bring_tile(shared.k, keys, args.k, window, i == 0 ? TILE_BYTES : 0);
-        // The queries come with the first keys.
-        if (i == 0) copy_bulk(shared.q, q, TILE_BYTES, shared.k.full[0]);
-        if (i > 0) bring_tile(shared.v, values, args.v, last, 0);
-        last = window;
-        window = next;
+// One thread's part: takes windows of queries, those of a head with the longest lists first, each when the one before
+// is nearly done.
+template <class T> DEVICE void take(AttentionShared<T>& shared, const HopperArgs& args) {
+    for (Place<1> place;; place.next()) {
+        barrier_wait(shared.work_ring.empty[0], place.parity ^ 1);
+        // Every block asks once more than it gets, and that many make the counter 0 again.
+        const u32 index = atomic_count(args.taken, args.windows + args.blocks - 1);
+        Work work{NONE, index / args.sparse.query_windows, 0};
+        if (index < args.windows) {
+            work.window = args.sparse.order[index];
+            work.count = args.sparse.counts[work.head * args.sparse.query_windows + work.window];
+        }
+        shared.work = work;
+        barrier_arrive(shared.work_ring.full[0]);
+        if (work.window == NONE) return;
     }
 }
 
-// A warpgroup's work. Of its sums a thread has those of two rows, row r those with i / 2 % 2 == r.
+// One thread's part: has queries, keys and values brought.
+template <class T> DEVICE void bring(AttentionShared<T>& shared, const SparseArgs& args) {
+    Place<QUERY_TILES> query;
+    Place<TILES> tile;
+    const auto bring_tile = [](T* to, auto& ring, auto& place, const T* from) {
+        Barrier& full = ring.full[place.index];
+        barrier_wait(ring.empty[place.index], place.parity ^ 1);
+        barrier_arrive_expect(full, TILE_BYTES);
+        copy_bulk(to, from, TILE_BYTES, full);
+        place.next();
+    };
+    const auto bring_listed = [&](const void* const (&groups)[MAX_GROUPS], u32 window, u32 head) {
+        bring_tile(shared.tiles[tile.index], shared.tile_ring, tile, args.tile<T>(groups, window, head));
+    };
+    for (Place<1> place;; place.next()) {
+        barrier_wait(shared.work_ring.full[0], place.parity);
+        const Work work = shared.work;
+        if (work.window == NONE) return;
+        if (work.count == 0) {
+            barrier_arrive(shared.work_ring.empty[0]);
+            continue;
+        }
+        const u32* list = args.lists + (u64(work.head) * args.query_windows + work.window) * args.pitch;
+        u32 window = list[0], last = 0;
+        bring_tile(shared.q[query.index], shared.query_ring, query,
+                   static_cast<const T*>(args.q) + Heads<T>{args.dim}.tile(work.window, work.head));
+        for (u32 i = 0; i <= work.count; ++i) {
+            if (i + 1 == work.count) barrier_arrive(shared.work_ring.empty[0]);
+            // Read early: what is waited for below is seldom there already.
+            const u32 next = i + 1 < work.count ? list[i + 1] : 0;
+            if (i < work.count) bring_listed(args.k, window, work.head);
+            if (i > 0) bring_listed(args.v, last, work.head);
+            last = window;
+            window = next;
+        }
+    }
+}
+
+// A warpgroup's part. Of its sums a thread has those of two rows, row r those with i / 2 % 2 == r.
 template <class T> struct Attention {
     AttentionShared<T>& shared;
     float score[SUMS], out[SUMS];
@@ -83,11 +141,37 @@ template <class T> struct Attention {
     u32 weights[WINDOW / 16][4];
     // What scores are relative to, and the sum of the weights.
     float maximum[2], sum[2];
-    Stage keys, values;
+    Place<QUERY_TILES> query;
+    Place<TILES> tile;
+    // The first turn is the first warpgroup's, without it being passed to it.
+    bool has_turn = warpgroup() == 0;
 
-    METHOD void start_scores() {
-        barrier_wait(shared.k.full[keys.index], keys.parity);
-        const u64 q = k_major(shared.q + warpgroup() * QUERIES * TILE_COLUMNS), k = k_major(shared.k.tiles[keys.index]);
+    METHOD explicit Attention(AttentionShared<T>& shared) : shared(shared) {}
+
+    METHOD void await_turn() {
+        if (!has_turn) named_barrier(TURN + warpgroup(), CONSUMERS * WARPGROUP);
+        has_turn = false;
+    }
+    METHOD void pass_turn() { named_barrier_arrive(TURN + 1 - warpgroup(), CONSUMERS * WARPGROUP); }
+
+    // Gives the number of the next tile.
+    METHOD u32 await_tile() {
+        const u32 index = tile.index;
+        barrier_wait(shared.tile_ring.full[index], tile.parity);
+        tile.next();
+        return index;
+    }
+
+    // To be called after the wait for the products that read it.
+    static METHOD void release(Barrier& empty) {
+        if (lane() == 0) barrier_arrive(empty);
+    }
+
+    // These give the number of the tile that they read.
+    METHOD u32 start_scores() {
+        const u32 index = await_tile();
+        const u64 q = k_major(shared.q[query.index] + warpgroup() * QUERIES * TILE_COLUMNS);
+        const u64 k = k_major(shared.tiles[index]);
         warpgroup_fence(score);
 #pragma unroll
         for (u32 c = 0; c < HEAD; c += 16) {
@@ -95,22 +179,17 @@ template <class T> struct Attention {
             warpgroup_multiply<T>(score, moved(q, place), moved(k, place), c > 0);
         }
         warpgroup_commit();
+        return index;
     }
-
-    METHOD void start_values(bool keep) {
-        barrier_wait(shared.v.full[values.index], values.parity);
-        const u64 v = mn_major(shared.v.tiles[values.index], HALF_BYTES);
+    METHOD u32 start_values(bool keep) {
+        const u32 index = await_tile();
+        const u64 v = mn_major(shared.tiles[index], HALF_BYTES);
         warpgroup_fence(out, weights);
 #pragma unroll
         for (u32 n = 0; n < WINDOW / 16; ++n)
             warpgroup_multiply<T, true>(out, weights[n], moved(v, n * 16 * TILE_COLUMNS * 2), keep || n > 0);
         warpgroup_commit();
-    }
-
-    // To be called after the wait for the products that read the tile.
-    static METHOD void release(Ring<T>& ring, Stage& stage) {
-        if (lane() == 0) barrier_arrive(ring.empty[stage.index]);
-        stage.next();
+        return index;
     }
 
     // The largest score of each row of the tile.
@@ -143,30 +222,29 @@ template <class T> struct Attention {
     }
 
     METHOD void attend(u32 tiles) {
-        start_scores();
+        barrier_wait(shared.query_ring.full[query.index], query.parity);
+        u32 keys = start_scores();
         warpgroup_wait<0>(score);
-        release(shared.k, keys);
+        release(shared.tile_ring.empty[keys]);
         find_largest(maximum);
         sum[0] = sum[1] = 0;
         take_powers();
         pack_weights();
-        for (u32 tile = 1; tile < tiles; ++tile) {
-            // Nobody waits before the first turn or passes the last one on.
-            if (warpgroup() > 0 || tile > 1) named_barrier(TURN + warpgroup(), CONSUMERS * WARPGROUP);
-            start_scores();
-            start_values(tile > 1);
-            if (warpgroup() == 0 || tile + 1 < tiles)
-                named_barrier_arrive(TURN + 1 - warpgroup(), CONSUMERS * WARPGROUP);
+        for (u32 i = 1; i < tiles; ++i) {
+            await_turn();
+            keys = start_scores();
+            const u32 values = start_values(i > 1);
+            pass_turn();
             warpgroup_wait<1>(score);
-            release(shared.k, keys);
-            // Results relative to anything are right, as long as they keep within the range of their types; bringing them
-            // to another maximum is worth it only where that is larger by far.
+            release(shared.tile_ring.empty[keys]);
+            // Weights relative to anything are right, as long as they keep within the range of their type. To bring
+            // what was added up to another maximum is worth it only where that is far larger (as in FlashAttention-4).
             float largest[2], rescale[2];
             find_largest(largest);
             bool changed = false;
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
-                const bool far = (largest[r] - maximum[r]) * SCALE > 8;
+                const bool far = (largest[r] - maximum[r]) * SCALE > LARGEST_POWER;
                 rescale[r] = far ? exp2_fast((maximum[r] - largest[r]) * SCALE) : 1;
                 maximum[r] = far ? largest[r] : maximum[r];
                 sum[r] *= rescale[r];
@@ -174,73 +252,85 @@ template <class T> struct Attention {
             }
             take_powers();
             warpgroup_wait<0>(out, weights);
-            release(shared.v, values);
+            release(shared.tile_ring.empty[values]);
             if (ballot(changed) != 0) {
 #pragma unroll
-                for (u32 i = 0; i < SUMS; ++i) out[i] *= rescale[i / 2 % 2];
+                for (u32 x = 0; x < SUMS; ++x) out[x] *= rescale[x / 2 % 2];
             }
             pack_weights();
         }
-        start_values(tiles > 1);
+        const u32 values = start_values(tiles > 1);
         warpgroup_wait<0>(out, weights);
+        release(shared.tile_ring.empty[values]);
     }
 
-    // Results go through the place of the warpgroup's queries, so that whole pieces are written.
+    // Results go through the place of the warpgroup's queries, which is then free, so that whole pieces are written.
     METHOD void write(T* to, u32 dim) {
-        const Heads<T> heads{dim};
+        constexpr u32 PIECES = HEAD / 8;
         const u32 l = lane(), first = warp() * 16;
+        T* own = shared.q[query.index];
         named_barrier(OWN + warpgroup(), WARPGROUP);  // All its products have read them.
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
             const float factor = 1.0f / row_sum(sum[r], 4);
 #pragma unroll
             for (u32 i = 2 * r; i < SUMS; i += 4)
-                *reinterpret_cast<u32*>(shared.q + heads.piece(first + l / 4 + 8 * r, i / 4) + l % 4 * 2) =
+                *reinterpret_cast<u32*>(own + Heads<T>::piece(first + l / 4 + 8 * r, i / 4) + l % 4 * 2) =
                     pack<T>(out[i] * factor, out[i + 1] * factor);
         }
         warp_barrier();
-        constexpr u32 PIECES = HEAD / 8;
 #pragma unroll
         for (u32 row = first + l / PIECES; row < first + 16; row += WARP / PIECES)
             *reinterpret_cast<Vector<T, 8>*>(to + u64(row) * dim + l % PIECES * 8) =
-                *reinterpret_cast<const Vector<T, 8>*>(shared.q + heads.piece(row, l % PIECES));
+                *reinterpret_cast<const Vector<T, 8>*>(own + Heads<T>::piece(row, l % PIECES));
+        async_proxy_fence();
+        warp_barrier();
+        release(shared.query_ring.empty[query.index]);
+        query.next();
     }
 };
 
-// A block takes a window of queries (block_x) of a head (block_y).
-template <class T> DEVICE void hopper_sparse_attention(const SparseArgs& args) {
-    const u32 head = block_y(), window = args.order[head * args.query_windows + block_x()];
-    const u64 row = u64(head) * args.query_windows + window;
-    const u32 count = args.counts[row];
-    T* out = static_cast<T*>(args.out) + u64(window) * WINDOW * args.dim + head * HEAD;
-    if (count == 0) {
-        write_zeros(out, WINDOW, args.dim, THREADS);
-        return;
+template <class T> DEVICE void compute(AttentionShared<T>& shared, const SparseArgs& args) {
+    Attention<T> attention(shared);
+    for (Place<1> place;; place.next()) {
+        barrier_wait(shared.work_ring.full[0], place.parity);
+        const Work work = shared.work;
+        warp_barrier();
+        attention.release(shared.work_ring.empty[0]);
+        if (work.window == NONE) break;
+        T* out = static_cast<T*>(args.out) + u64(work.window) * WINDOW * args.dim + work.head * HEAD;
+        if (work.count == 0) {
+            write_zeros(out, WINDOW, args.dim, CONSUMERS * WARPGROUP);
+        } else {
+            attention.attend(work.count);
+            attention.write(out, args.dim);
+        }
     }
+    // Nobody is left to take the last turn.
+    if (warpgroup() == 0) attention.await_turn();
+}
+
+template <class T> DEVICE void hopper_sparse_attention(const HopperArgs& args) {
     auto& shared = shared_memory<AttentionShared<T>>();
     if (thread() == 0) {
-        for (Ring<T>* ring : {&shared.k, &shared.v})
-            for (u32 i = 0; i < STAGES; ++i) {
-                barrier_init(ring->full[i], 1);
-                barrier_init(ring->empty[i], CONSUMERS * WARPGROUP / WARP);
-            }
+        constexpr u32 WARPS = CONSUMERS * WARPGROUP / WARP;
+        shared.query_ring.init(WARPS);
+        shared.tile_ring.init(WARPS);
+        shared.work_ring.init(WARPS + 1);
         barrier_init_fence();
     }
     block_barrier();
     if (warpgroup() < CONSUMERS) {
         registers_increase<CONSUMER_REGISTERS>();
-        Attention<T> attention{shared};
-        attention.attend(count);
-        attention.write(out, args.dim);
+        compute(shared, args.sparse);
     } else {
         registers_decrease<PRODUCER_REGISTERS>();
-        if (thread() == CONSUMERS * WARPGROUP) {
-            const T* q = static_cast<const T*>(args.q) + Heads<T>{args.dim}.tile(window, head);
-            bring(shared, args, q, args.lists + row * args.pitch, count, head);
-        }
+        const u32 part = thread() - CONSUMERS * WARPGROUP;
+        if (part == 0) bring(shared, args.sparse);
+        if (part == WARP) take(shared, args);
     }
 }
 
 }
 
-KERNELS_HOPPER(hopper_sparse_attention, THREADS, AttentionShared, SparseArgs)
+KERNELS_HOPPER(hopper_sparse_attention, THREADS, AttentionShared, HopperArgs)

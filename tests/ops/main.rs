@@ -45,14 +45,30 @@ fn emulator(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emu
 /// The CUDA backend on an emulated GPU of the Hopper generation.
 #[cfg(feature = "emulator")]
 fn hopper(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emulator::Emulator> {
+    hopper_in_order(0, precision)
+}
+
+/// The same, whose threads run in an order drawn from `seed` (0: in that of their numbers).
+#[cfg(feature = "emulator")]
+fn hopper_in_order(seed: u64, precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emulator::Emulator> {
     use gstflashvsr::backend::cuda::{driver::TensorCores, emulator::Emulator};
-    cuda(Emulator::default().with_tensor_cores(TensorCores::Warpgroup), precision)
+    let device = Emulator::default().with_tensor_cores(TensorCores::Warpgroup);
+    device.shuffle_threads(seed);
+    cuda(device, precision)
 }
 
 /// The CUDA backend on the first GPU.
 #[cfg(feature = "gpu-tests")]
 fn gpu(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::nvidia::Nvidia> {
     cuda(gstflashvsr::backend::cuda::nvidia::Nvidia::open(0).expect("a GPU"), precision)
+}
+
+#[cfg(feature = "emulator")]
+#[test]
+fn hoppers_attention_does_not_depend_on_the_order_of_threads() {
+    for seed in 1..5 {
+        attention::block_sparse_attention(&hopper_in_order(seed, Precision::Bf16));
+    }
 }
 
 /// Makes a test of each check in each precision of the CUDA backend, if `feature` is on.

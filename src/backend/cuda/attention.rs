@@ -20,8 +20,11 @@ const CROSS_ATTENTION: Kernels = kernels!("attention", "cross_attention", THREAD
 
 /// Threads of a block on Hopper: two warpgroups that compute, one that has tiles brought.
 const HOPPER_THREADS: u32 = 3 * 128;
-/// Queries, three tiles of keys and as many of values, and behind each three their barriers in 1024 bytes.
-const HOPPER_SHARED: u32 = 7 * 2 * 128 * 128 + 2 * 1024;
+/// Two tiles of queries and five of keys and values; what is to be done, and two barriers for that and each tile.
+const HOPPER_SHARED: u32 = 7 * 2 * 128 * 128 + 16 + 8 * 2 * 8;
+/// Blocks that share the work: as many as the largest GPU of the kind has multiprocessors. What comes later finds nothing
+/// left to do.
+const HOPPER_BLOCKS: usize = 144;
 /// There is none for f32, which has no tensor cores.
 const HOPPER_SPARSE_ATTENTION: Kernels =
     kernels!("hopper_attention", "hopper_sparse_attention", HOPPER_THREADS, [0, HOPPER_SHARED, HOPPER_SHARED]);
@@ -46,6 +49,19 @@ struct SparseArgs {
 // SAFETY: laid out as the kernels' struct.
 unsafe impl Args for SparseArgs {}
 
+/// `HopperArgs` of hopper_attention.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct HopperArgs {
+    sparse: SparseArgs,
+    taken: Address,
+    windows: u32,
+    blocks: u32,
+}
+
+// SAFETY: laid out as the kernels' struct.
+unsafe impl Args for HopperArgs {}
+
 /// `CrossArgs` of attention.cu.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -63,11 +79,6 @@ struct CrossArgs {
 unsafe impl Args for CrossArgs {}
 
 impl<D: Driver> CudaBackend<D> {
-    /// Whether there are tensor cores of Hopper's kind to be used.
-    fn has_warpgroups(&self) -> bool {
-        self.tensor_cores == TensorCores::Warpgroup && self.precision != Precision::F32
-    }
-
     /// Queries that a block takes.
     fn attention_tile(&self) -> usize {
         match self.precision {
@@ -114,8 +125,19 @@ impl<D: Driver> CudaBackend<D> {
             k: group_addresses(groups.iter().map(|g| &g.k))?,
             v: group_addresses(groups.iter().map(|g| &g.v))?,
         };
-        let kernels = if self.has_warpgroups() { &HOPPER_SPARSE_ATTENTION } else { &SPARSE_ATTENTION };
-        self.launch(kernels, [tokens / self.attention_tile(), mask.heads, 1], &args)?;
+        if self.tensor_cores == TensorCores::Warpgroup && self.precision != Precision::F32 {
+            let windows = mask.heads * mask.query_windows;
+            let blocks = windows.min(HOPPER_BLOCKS);
+            let args = HopperArgs {
+                sparse: args,
+                taken: mask.taken.address(),
+                windows: index(windows)?,
+                blocks: index(blocks)?,
+            };
+            self.launch(&HOPPER_SPARSE_ATTENTION, [blocks, 1, 1], &args)?;
+        } else {
+            self.launch(&SPARSE_ATTENTION, [tokens / self.attention_tile(), mask.heads, 1], &args)?;
+        }
         Ok(out)
     }
 
