@@ -263,6 +263,18 @@ pub fn block_sparse_attention<B: Backend>(b: &B) {
     assert!(has_empty_row(&some), "a small budget leaves query windows without keys");
 }
 
+pub fn masks_serve_again<B: Backend>(b: &B) {
+    let means = |name: &str, windows| Array::random(name, &[windows, HEAD], 1.0);
+    let heads = |name: &str| Array::random(name, &[WINDOW, HEAD], 1.0).heads(b);
+    let mask = Draft::new(1, 1, [1, 2], 1, 11, 1).run(b, &means("q mean", 1), &means("k mean", 2));
+    let groups = ["k0", "k1"].map(|k| KvGroup { k: heads(k), v: heads("v"), k_mean: means(k, 1).rows(b) });
+    let q = heads("q");
+    let attend = || Array::of(b, &b.block_sparse_attention(&q, &groups.each_ref(), &mask).unwrap()).values;
+    let first = attend();
+    assert!(first.iter().any(|&x| x != 0.0), "the mask keeps one window");
+    assert_eq!(attend(), first);
+}
+
 pub fn attention_of_large_scores<B: Backend>(b: &B) {
     // The largest score grows by a little in some rows and by much in others from one key window to the next.
     sparse(b, &Draft::new(1, 2, [1, 2], 1, 11, 6), 10.0);

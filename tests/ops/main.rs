@@ -137,6 +137,7 @@ on_every_backend! {
     queries_and_keys_are_normed_and_rotated: crate::attention::qk_norm_rope,
     attention_reads_what_the_mask_allows: crate::attention::block_sparse_attention,
     attention_survives_large_scores: crate::attention::attention_of_large_scores,
+    masks_serve_again: crate::attention::masks_serve_again,
     cross_attention_is_dense: crate::attention::cross_attention,
     pictures_become_depth: crate::convolution::pixel_unshuffle,
     causal_convolution_replicates_its_border: crate::convolution::causal_conv3d,
