@@ -49,6 +49,20 @@ fn hopper(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emula
     cuda(Emulator::default().with_tensor_cores(TensorCores::Warpgroup), precision)
 }
 
+/// Hopper's products wait for each other in ways that an unlucky order of threads could break.
+#[cfg(feature = "emulator")]
+#[test]
+fn products_of_warpgroups_do_not_depend_on_the_order_of_threads() {
+    use gstflashvsr::backend::cuda::{driver::TensorCores, emulator::Emulator};
+    for order in 1..4 {
+        let device = Emulator::default().with_tensor_cores(TensorCores::Warpgroup);
+        device.shuffle_threads(order);
+        let backend = cuda(device, Precision::Bf16);
+        tokens::linear(&backend);
+        convolution::upsample_conv(&backend);
+    }
+}
+
 /// The CUDA backend on the first GPU.
 #[cfg(feature = "gpu-tests")]
 fn gpu(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::nvidia::Nvidia> {
