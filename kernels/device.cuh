@@ -75,6 +75,13 @@ DEVICE float exp2_fast(float x) {
     return y;
 }
 
+// x / y, to about 2 units in the last place; 0 for y beyond 2^126.
+DEVICE float divide_fast(float x, float y) {
+    float z;
+    asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+}
+
 DEVICE u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
 
 // Starts to copy 16 bytes; zeros if not `valid` (`global` is then not read, but must be a valid address).

@@ -71,8 +71,8 @@ template <int N, class... Values> DEVICE void warpgroup_wait(Values&... values) 
     (pin(values), ...);
 }
 
-// wgmma.mma_async for N columns: shared(sums, left, right, keep) with the left side in shared memory, registers(...) with
-// that in registers. Without `keep` the sums start at 0.
+// wgmma.mma_async for N columns: shared(sums, left, right, keep) with the left side in shared memory, registers(...)
+// with that in registers. Without `keep` the sums start at 0.
 template <class T, u32 N> struct WarpgroupProduct;
 
 // Lists of the sums' numbers, for the instruction's text and for its operands.

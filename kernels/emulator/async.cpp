@@ -46,7 +46,8 @@ const char* Async::finish() const {
 void Async::hide(u32 address) { std::memset(view_ + address, POISON, 16); }
 void Async::show(u32 address) { std::memcpy(view_ + address, block_.shared + address, 16); }
 
-// --- barriers and bulk copies -----------------------------------------------------------------------------------------
+// --- barriers and bulk copies
+// -----------------------------------------------------------------------------------------
 
 void Async::init(unsigned long long& state, u32 arrivals) {
     block_.shared_address(&state);
@@ -85,7 +86,9 @@ void Async::end_phase(BarrierState& barrier, unsigned long long& state) {
 
 // A phase that is over ends at once for those who wait, otherwise as late as possible.
 void Async::settle(BarrierState& barrier, unsigned long long& state) {
-    if (barrier.pending == 0 && barrier.issued > barrier.expected) block_.fail("more bytes copied than a barrier expects");
+    if (barrier.pending == 0 && barrier.issued > barrier.expected) {
+        block_.fail("more bytes copied than a barrier expects");
+    }
     if (is_over(barrier) && block_.is_awaited(&state)) end_phase(barrier, state);
 }
 
@@ -122,7 +125,8 @@ void Async::wait(unsigned long long& state, u32 parity) {
     }
 }
 
-// --- products ---------------------------------------------------------------------------------------------------------
+// --- products
+// ---------------------------------------------------------------------------------------------------------
 
 Async::Warp& Async::warp() { return warps_[block_.running / 32]; }
 
@@ -140,7 +144,8 @@ void Async::multiply(LaneProduct** lanes) {
     WarpProduct product{{}, own.group};
     for (u32 l = 0; l < 32; ++l) {
         const LaneProduct &lane = *lanes[l], &first = *lanes[0];
-        if (lane.left_matrix != first.left_matrix || lane.right_matrix != first.right_matrix || lane.keep != first.keep) {
+        if (lane.left_matrix != first.left_matrix || lane.right_matrix != first.right_matrix ||
+            lane.keep != first.keep) {
             block_.fail("lanes of a warp that multiply different matrices");
         }
         product.lanes[l] = lane;
@@ -180,8 +185,8 @@ void Async::wait_products(u32 groups) {
     own.products.erase(own.products.begin(), own.products.begin() + long(done));
 }
 
-// Value of a matrix in shared memory, as its descriptor tells: row of M or column of N, and k. See the PTX manual, "Matrix
-// Descriptor Format" and "Strides" of wgmma; `width` is the swizzling's in 16-byte units.
+// Value of a matrix in shared memory, as its descriptor tells: row of M or column of N, and k. See the PTX manual,
+// "Matrix Descriptor Format" and "Strides" of wgmma; `width` is the swizzling's in 16-byte units.
 float Async::element(uint64_t descriptor, bool mn_major, bool half, u32 line, u32 k) {
     const u32 start = u32(descriptor & 0x3fff) << 4, leading = u32(descriptor >> 16 & 0x3fff) << 4;
     const u32 stride = u32(descriptor >> 32 & 0x3fff) << 4, mode = u32(descriptor >> 62);
@@ -189,10 +194,11 @@ float Async::element(uint64_t descriptor, bool mn_major, bool half, u32 line, u3
     if (descriptor & 0x3fffc000c000c000 || (mode != 0 && start & (0x380 & (128 * width - 1)))) {
         block_.fail("a matrix descriptor with bits that are not 0, or that begins within its swizzling pattern");
     }
+    const u32 row = 16 * width;
     u32 at = start;
     if (mn_major && mode == 0) at += line % 8 * 2 + line / 8 * stride + k % 8 * 16 + k / 8 * leading;
-    else if (mn_major) at += line % (8 * width) * 2 + line / (8 * width) * leading + k % 8 * 16 * width + k / 8 * stride;
-    else at += line % 8 * 16 * width + line / 8 * stride + k % 8 * 2 + k / 8 * (mode == 0 ? leading : 16);
+    else if (mn_major) at += line % (8 * width) * 2 + line / (8 * width) * leading + k % 8 * row + k / 8 * stride;
+    else at += line % 8 * row + line / 8 * stride + k % 8 * 2 + k / 8 * (mode == 0 ? leading : 16);
     at ^= (at >> 7 & (width - 1)) << 4;
     if (at + 2 > shared_bytes_) block_.fail("a matrix beyond the block's shared memory");
     u16 bits;

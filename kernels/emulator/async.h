@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //
 // What a Hopper GPU does beside the threads of a block: bulk copies, the barriers that count them, and products of
-// warpgroups. Each happens as late as it may: a bulk copy lands when somebody first finds the phase of its barrier over, a
-// product reads shared memory and gives its sums at the wait for it. Until then what they write is NaN. They see shared
-// memory through a copy of it, into which the threads' own writes come with async_proxy_fence.
+// warpgroups. Each happens as late as it may: a bulk copy lands when somebody first finds the phase of its barrier
+// over, a product reads shared memory and gives its sums at the wait for it. Until then what they write is NaN. They
+// see shared memory through a copy of it, into which the threads' own writes come with async_proxy_fence.
 #pragma once
 
 #include <cstddef>

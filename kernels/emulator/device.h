@@ -133,6 +133,7 @@ DEVICE void sincospi(double x, double* sine, double* cosine) {
 }
 
 DEVICE float exp2_fast(float x) { return exp2f(x); }
+DEVICE float divide_fast(float x, float y) { return x / y; }
 
 DEVICE void copy_async(void* shared, const void* global, bool valid = true) {
     emulator::block()->copy(shared, valid ? global : nullptr);

@@ -39,8 +39,8 @@ enum Mistake {
     TOUCHED_SUMS,
 };
 
-// What is added up is the product of each step. The left side comes by copy_async through the threads of a warpgroup, the
-// right by a bulk copy.
+// What is added up is the product of each step. The left side comes by copy_async through the threads of a warpgroup,
+// the right by a bulk copy.
 template <Mistake MISTAKE> DEVICE void produce(const PlantedArgs& args, PlantedShared& shared) {
     const u32 own = thread() - PRODUCER;
     for (u32 step = 0; step < STEPS; ++step) {

@@ -281,7 +281,8 @@ extern "C" const Kernel* flashvsr_emulator_find(const char* name) {
     return nullptr;
 }
 
-extern "C" const char* flashvsr_emulator_run(const Kernel* kernel, const uint32_t* index, const void* args, uint64_t seed) {
+extern "C" const char* flashvsr_emulator_run(const Kernel* kernel, const uint32_t* index, const void* args,
+                                             uint64_t seed) {
     std::memcpy(block()->index, index, sizeof block()->index);
     return block()->run(*kernel, args, seed);
 }

@@ -7,8 +7,17 @@ use gstflashvsr::backend::{Backend, Epilogue, Grid, noise as published};
 use crate::reference::{Array, agrees, agrees_within, dot, equals, window_order};
 
 /// Rows, features in, features out.
-const LINEAR: [(usize, usize, usize); 7] =
-    [(1, 128, 128), (1, 64, 384), (3, 96, 256), (7, 256, 64), (37, 128, 128), (129, 256, 384), (130, 512, 128)];
+const LINEAR: [(usize, usize, usize); 9] = [
+    (1, 128, 128),
+    (1, 64, 384),
+    (3, 96, 256),
+    (7, 256, 64),
+    (37, 128, 128),
+    (129, 256, 384),
+    (130, 512, 128),
+    (260, 200, 264),
+    (300, 72, 1000),
+];
 
 pub fn round_trips<B: Backend>(b: &B) {
     for (n, c) in [(1, 1), (3, 5), (17, 128)] {

@@ -22,9 +22,6 @@ const CROSS_ATTENTION: Kernels = kernels!("attention", "cross_attention", THREAD
 const HOPPER_THREADS: u32 = 3 * 128;
 /// Two tiles of queries and five of keys and values; what is to be done, and two barriers for that and each tile.
 const HOPPER_SHARED: u32 = 7 * 2 * 128 * 128 + 16 + 8 * 2 * 8;
-/// Blocks that share the work: as many as the largest GPU of the kind has multiprocessors. What comes later finds nothing
-/// left to do.
-const HOPPER_BLOCKS: usize = 144;
 /// There is none for f32, which has no tensor cores.
 const HOPPER_SPARSE_ATTENTION: Kernels =
     kernels!("hopper_attention", "hopper_sparse_attention", HOPPER_THREADS, [0, HOPPER_SHARED, HOPPER_SHARED]);
@@ -127,7 +124,7 @@ impl<D: Driver> CudaBackend<D> {
         };
         if self.tensor_cores == TensorCores::Warpgroup && self.precision != Precision::F32 {
             let windows = mask.heads * mask.query_windows;
-            let blocks = windows.min(HOPPER_BLOCKS);
+            let blocks = windows.min(self.multiprocessors);
             let args = HopperArgs {
                 sparse: args,
                 taken: mask.taken.address(),

@@ -152,6 +152,11 @@ impl Driver for Emulator {
         self.tensor_cores
     }
 
+    /// Few, so that blocks that stay for several pieces of work do so in tests.
+    fn multiprocessors(&self) -> usize {
+        3
+    }
+
     fn queue(&self) -> Result<Self> {
         Ok(self.clone())
     }

@@ -88,6 +88,7 @@ pub struct CudaBackend<D: Driver> {
     arena: Arc<Arena>,
     precision: Precision,
     tensor_cores: TensorCores,
+    multiprocessors: usize,
     /// Rows of a frame without what lies between them, on their way to or from the device.
     staging: Mutex<Vec<u8>>,
 }
@@ -100,8 +101,9 @@ impl<D: Driver> CudaBackend<D> {
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
         let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
-        let tensor_cores = driver.tensor_cores();
-        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, staging: Mutex::default() })
+        let (tensor_cores, multiprocessors) = (driver.tensor_cores(), driver.multiprocessors());
+        let staging = Mutex::default();
+        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, multiprocessors, staging })
     }
 
     /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
@@ -113,7 +115,8 @@ impl<D: Driver> CudaBackend<D> {
         let memory: Arc<dyn Memory> = Arc::new(Endless::default());
         let arena = Arc::new(Arena::new(memory.clone()));
         arena.reserve(ENDLESS_BYTES)?;
-        Ok(Self { memory, queue: Work::Rehearsal, arena, precision, tensor_cores, staging: Mutex::default() })
+        let (queue, multiprocessors, staging) = (Work::Rehearsal, 1, Mutex::default());
+        Ok(Self { memory, queue, arena, precision, tensor_cores, multiprocessors, staging })
     }
 
     /// The memory of activations.
