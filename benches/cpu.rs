@@ -103,7 +103,7 @@ fn dit_block<B: Backend>(backend: &B, time: Duration) -> Result<Vec<f64>> {
     let rope = Rope::new(6, grid.frames, grid.rows, grid.cols);
     let (x, mut cache) = (rows(grid.tokens())?, VecDeque::new());
     let mut run = || -> Result<()> {
-        block.forward(backend, &x, &mut cache, grid, &rope, &params, 0, &mut ())?;
+        block.forward(backend, x.clone(), &mut cache, grid, &rope, &params, 0, &mut ())?;
         Ok(())
     };
     for _ in 0..WARM_UP {

@@ -4,29 +4,30 @@
 // taken on the way (Milakov, Gimelshein: "Online normalizer calculation for softmax", 2018). There is room for one tile
 // of keys and one of values: the values arrive while scores are computed, the next keys while values are added up.
 
-#include "prims.cuh"
+#include "attention.cuh"
 
 namespace {
 
 constexpr u32 THREADS = 128;
-constexpr u32 HEAD = 128;
-constexpr u32 WINDOW = 128;
-constexpr u32 MAX_GROUPS = 64;
-// log2(e) / sqrt(HEAD): powers of 2 are what the hardware takes.
-constexpr float SCALE = 1.44269504f * 0.08838834764f;
 
-DEVICE float infinity() { return float_of_bits(0x7f800000); }
-
-// Some rows of a head, `dim` apart; rows beyond `count` are zeros.
+// Some rows of a head; rows beyond `count` are zeros.
 template <class T> struct Rows {
     const T* first;
-    u32 count;
+    u32 count, dim;
+
+    METHOD const T* piece(u32 row, u32 p) const { return first + u64(row) * dim + p * PER_16_BYTES<T>; }
+    METHOD u32 below(u32 rows) const { return rows * dim; }
 };
 
-DEVICE float row_maximum(float x, u32 lanes) {
-    for (u32 step = 1; step < lanes; step *= 2) x = fmaxf(x, shuffle_xor(x, step));
-    return x;
-}
+// The same of queries, keys and values as heads.cuh describes them, from a row on that is a multiple of 8.
+template <class T> struct WindowRows {
+    const T* first;
+    u32 count;
+    Heads<T> heads;
+
+    METHOD const T* piece(u32 row, u32 p) const { return first + heads.piece(row, p); }
+    METHOD u32 below(u32 rows) const { return heads.below(rows); }
+};
 
 // The work on tiles, for 16-bit types: a warp takes 32 queries, as two tiles of 16 of the tensor cores, so that each
 // fragment of keys and values that it loads is used twice.
@@ -59,19 +60,19 @@ template <class T> struct Tile {
         return tile + (row + l % 16) * HEAD + p / 8 * 64 + (p % 8 ^ l / 16 ^ l % 8) * 8;
     }
 
-    static METHOD void copy(T* tile, u32 rows, const Rows<T>& from, u32 dim) {
+    template <class From> static METHOD void copy(T* tile, u32 rows, const From& from) {
         const u32 first = thread() / PIECES, column = thread() % PIECES;
         constexpr u32 STEP = THREADS / PIECES;
-        const T* x = from.first + first * dim + column * 8;
+        const T* x = from.piece(first, column);
 #pragma unroll 2
-        for (u32 row = 0; row < rows; row += STEP, x += STEP * dim) {
+        for (u32 row = 0; row < rows; row += STEP, x += from.below(STEP)) {
             const bool valid = first + row < from.count;
             copy_async(piece(tile, first + row, column), valid ? x : from.first, valid);
         }
     }
-    METHOD void copy_queries(const Rows<T>& from, u32 dim) { copy(shared.q, QUERIES, from, dim); }
-    METHOD void copy_keys(const Rows<T>& from, u32 dim) { copy(shared.k, KEYS, from, dim); }
-    METHOD void copy_values(const Rows<T>& from, u32 dim) { copy(shared.v, KEYS, from, dim); }
+    template <class From> METHOD void copy_queries(const From& from) { copy(shared.q, QUERIES, from); }
+    template <class From> METHOD void copy_keys(const From& from) { copy(shared.k, KEYS, from); }
+    template <class From> METHOD void copy_values(const From& from) { copy(shared.v, KEYS, from); }
 
     METHOD void compute_scores(u32 keys) {
 #pragma unroll
@@ -165,9 +166,7 @@ template <class T> struct Tile {
 #pragma unroll
         for (u32 m = 0; m < 2; ++m)
             for (u32 r = 0; r < 2; ++r) {
-                float all = sum[m][r];
-                for (u32 step = 1; step < 4; step *= 2) all += shuffle_xor(all, step);
-                const float factor = 1.0f / all;
+                const float factor = 1.0f / row_sum(sum[m][r], 4);
                 const u32 row = first + m * 16 + r * 8 + l / 4;
 #pragma unroll
                 for (u32 c = 0; c < PIECES; ++c)
@@ -208,16 +207,16 @@ template <> struct Tile<float> {
     static METHOD u32 part() { return thread() % SHARE; }
     static METHOD const Four& four(const float* x) { return *reinterpret_cast<const Four*>(x); }
 
-    static METHOD void copy(float* tile, u32 rows, const Rows<float>& from, u32 dim) {
-        const u32 column = thread() % 32 * 4;
+    template <class From> static METHOD void copy(float* tile, u32 rows, const From& from) {
+        const u32 p = thread() % 32;
         for (u32 row = thread() / 32; row < rows; row += THREADS / 32) {
             const bool valid = row < from.count;
-            copy_async(tile + row * PITCH + column, from.first + (valid ? u64(row) * dim : 0) + column, valid);
+            copy_async(tile + row * PITCH + p * 4, valid ? from.piece(row, p) : from.first, valid);
         }
     }
-    METHOD void copy_queries(const Rows<float>& from, u32 dim) { copy(shared.q, QUERIES, from, dim); }
-    METHOD void copy_keys(const Rows<float>& from, u32 dim) { copy(shared.k, KEYS, from, dim); }
-    METHOD void copy_values(const Rows<float>& from, u32 dim) { copy(shared.v, KEYS, from, dim); }
+    template <class From> METHOD void copy_queries(const From& from) { copy(shared.q, QUERIES, from); }
+    template <class From> METHOD void copy_keys(const From& from) { copy(shared.k, KEYS, from); }
+    template <class From> METHOD void copy_values(const From& from) { copy(shared.v, KEYS, from); }
 
     // Thread p of those that share queries has keys p, p + 8, ...: neighbours read neighbouring rows.
     METHOD void compute_scores(u32 keys) {
@@ -282,8 +281,7 @@ template <> struct Tile<float> {
     METHOD void write(float* to, u32 rows, u32 dim) {
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
-            float all = sum[i];
-            for (u32 step = 1; step < SHARE; step *= 2) all += shuffle_xor(all, step);
+            const float all = row_sum(sum[i], SHARE);
             if (first_query() + i >= rows) continue;
 #pragma unroll
             for (u32 c = 0; c < 4; ++c) {
@@ -299,24 +297,23 @@ template <class T> using AttentionShared = typename Tile<T>::Shared;
 
 // Attention of queries to `tiles` tiles of keys; without any, the result is 0. `keys.window(i)` tells which window tile
 // i is of (early, as it has to be read from memory), `keys.k(i, window)` and `keys.v(i, window)` where its rows are.
-template <class T, class Keys> DEVICE void attend(const Rows<T>& q, T* out, u32 dim, u32 tiles, const Keys& keys) {
+template <class T, class Queries, class Keys>
+DEVICE void attend(const Queries& q, T* out, u32 dim, u32 tiles, const Keys& keys) {
     using Work = Tile<T>;
     if (tiles == 0) {
-        constexpr u32 N = PER_16_BYTES<T>, PIECES = HEAD / N;
-        for (u32 i = thread(); i < min(q.count, Work::QUERIES) * PIECES; i += THREADS)
-            *reinterpret_cast<Vector<u8, 16>*>(out + u64(i / PIECES) * dim + i % PIECES * N) = {};
+        write_zeros(out, min(q.count, Work::QUERIES), dim, THREADS);
         return;
     }
     Work work(shared_memory<AttentionShared<T>>());
     u32 window = keys.window(0);
-    work.copy_queries(q, dim);
-    work.copy_keys(keys.k(0, window), dim);
+    work.copy_queries(q);
+    work.copy_keys(keys.k(0, window));
     copy_async_commit();
     for (u32 tile = 0; tile < tiles; ++tile) {
         copy_async_wait<0>();
         block_barrier();  // The keys are there, and nobody reads the values before any more.
-        const Rows<T> v = keys.v(tile, window);
-        work.copy_values(v, dim);
+        const auto v = keys.v(tile, window);
+        work.copy_values(v);
         copy_async_commit();
         const bool more = tile + 1 < tiles;
         if (more) window = keys.window(tile + 1);
@@ -324,26 +321,12 @@ template <class T, class Keys> DEVICE void attend(const Rows<T>& q, T* out, u32 
         work.take_softmax();
         copy_async_wait<0>();
         block_barrier();  // The values are there, and nobody reads the keys any more.
-        if (more) work.copy_keys(keys.k(tile + 1, window), dim);
+        if (more) work.copy_keys(keys.k(tile + 1, window));
         copy_async_commit();
         work.add_values();
     }
     work.write(out, q.count, dim);
 }
-
-struct SparseArgs {
-    const void* q;
-    void* out;
-    // Of each head and query window: how many key windows, and which, `pitch` apart.
-    const u32* counts;
-    const u32* lists;
-    // Of each head, the query windows in the order in which they are taken.
-    const u32* order;
-    u32 dim, query_windows, pitch, group_windows;
-    // One per frame pair.
-    const void* k[MAX_GROUPS];
-    const void* v[MAX_GROUPS];
-};
 
 // The keys that a row of the mask lists.
 template <class T> struct ListedKeys {
@@ -353,12 +336,13 @@ template <class T> struct ListedKeys {
     u32 head;
 
     METHOD u32 window(u32 tile) const { return list[tile / PER_WINDOW]; }
-    METHOD Rows<T> rows(const void* group, u32 tile, u32 window) const {
-        const u32 first = window % args.group_windows * WINDOW + tile % PER_WINDOW * Tile<T>::KEYS;
-        return {static_cast<const T*>(group) + u64(first) * args.dim + head * HEAD, Tile<T>::KEYS};
+    METHOD WindowRows<T> rows(const void* const (&groups)[MAX_GROUPS], u32 tile, u32 window) const {
+        const Heads<T> heads{args.dim};
+        const u32 first = heads.below(tile % PER_WINDOW * Tile<T>::KEYS);
+        return {args.tile<T>(groups, window, head) + first, Tile<T>::KEYS, heads};
     }
-    METHOD Rows<T> k(u32 tile, u32 window) const { return rows(args.k[window / args.group_windows], tile, window); }
-    METHOD Rows<T> v(u32 tile, u32 window) const { return rows(args.v[window / args.group_windows], tile, window); }
+    METHOD WindowRows<T> k(u32 tile, u32 window) const { return rows(args.k, tile, window); }
+    METHOD WindowRows<T> v(u32 tile, u32 window) const { return rows(args.v, tile, window); }
 };
 
 // A block takes a tile of queries (block_x) of a head (block_y).
@@ -366,12 +350,13 @@ template <class T> DEVICE void sparse_attention(const SparseArgs& args) {
     constexpr u32 QUERIES = Tile<T>::QUERIES;
     constexpr u32 PER_WINDOW = WINDOW / QUERIES;
     const u32 head = block_y(), query_window = args.order[head * args.query_windows + block_x() / PER_WINDOW];
-    const u32 tile = query_window * PER_WINDOW + block_x() % PER_WINDOW;
-    const u64 place = u64(tile) * QUERIES * args.dim + head * HEAD;
+    const u32 first = block_x() % PER_WINDOW * QUERIES;
+    const Heads<T> heads{args.dim};
+    const T* q = static_cast<const T*>(args.q) + heads.tile(query_window, head) + heads.below(first);
+    T* out = static_cast<T*>(args.out) + (u64(query_window) * WINDOW + first) * args.dim + head * HEAD;
     const u64 row = u64(head) * args.query_windows + query_window;
     const ListedKeys<T> keys{args, args.lists + row * args.pitch, head};
-    attend<T>({static_cast<const T*>(args.q) + place, QUERIES}, static_cast<T*>(args.out) + place, args.dim,
-              args.counts[row] * keys.PER_WINDOW, keys);
+    attend<T>(WindowRows<T>{q, QUERIES, heads}, out, args.dim, args.counts[row] * keys.PER_WINDOW, keys);
 }
 
 struct CrossArgs {
@@ -391,7 +376,7 @@ template <class T> struct AllKeys {
     METHOD Rows<T> rows(const void* all, u32 tile) const {
         const u32 first = tile * Tile<T>::KEYS;
         const u32 count = min(args.keys - first, Tile<T>::KEYS);
-        return {static_cast<const T*>(all) + u64(first) * args.dim + head * HEAD, count};
+        return {static_cast<const T*>(all) + u64(first) * args.dim + head * HEAD, count, args.dim};
     }
     METHOD Rows<T> k(u32 tile, u32) const { return rows(args.k, tile); }
     METHOD Rows<T> v(u32 tile, u32) const { return rows(args.v, tile); }
@@ -400,8 +385,8 @@ template <class T> struct AllKeys {
 template <class T> DEVICE void cross_attention(const CrossArgs& args) {
     const u32 head = block_y(), query = block_x() * Tile<T>::QUERIES;
     const u64 place = u64(query) * args.dim + head * HEAD;
-    attend<T>({static_cast<const T*>(args.q) + place, args.queries - query}, static_cast<T*>(args.out) + place,
-              args.dim, divide_up(args.keys, Tile<T>::KEYS), AllKeys<T>{args, head});
+    attend<T>(Rows<T>{static_cast<const T*>(args.q) + place, args.queries - query, args.dim},
+              static_cast<T*>(args.out) + place, args.dim, divide_up(args.keys, Tile<T>::KEYS), AllKeys<T>{args, head});
 }
 
 }

@@ -22,7 +22,7 @@ DEVICE u32 block_z() { return blockIdx.z; }
 DEVICE void block_barrier() { __syncthreads(); }
 DEVICE void warp_barrier() { __syncwarp(); }
 
-extern __shared__ __align__(128) u8 flashvsr_shared[];
+extern __shared__ __align__(1024) u8 flashvsr_shared[];
 template <class S> DEVICE S& shared_memory() { return *reinterpret_cast<S*>(flashvsr_shared); }
 
 DEVICE float shuffle_xor(float x, u32 mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
@@ -30,6 +30,8 @@ DEVICE u32 ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
 DEVICE u32 count_bits(u32 x) { return __popc(x); }
 DEVICE u32 atomic_add_shared(u32* p, u32 x) { return atomicAdd(p, x); }
 DEVICE void atomic_or(u32* p, u32 x) { atomicOr(p, x); }
+// One more, or 0 behind `last`; gives what was there.
+DEVICE u32 atomic_count(u32* p, u32 last) { return atomicInc(p, last); }
 
 DEVICE float to_float(float x) { return x; }
 DEVICE float to_float(bf16 x) { return __uint_as_float(u32(x.bits) << 16); }
@@ -71,6 +73,13 @@ DEVICE float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+// x / y, to about 2 units in the last place; 0 for y beyond 2^126.
+DEVICE float divide_fast(float x, float y) {
+    float z;
+    asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
 }
 
 DEVICE u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }

@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// The product under linear layers and convolutions: result[m][n] = sum over k of left[m][k] * weights[n][k], in tiles.
-//
-// The left side is read where it lies, as an implicit matrix: k runs over segments (the taps of a convolution; one for
-// a linear layer) and in each over the channels of one pixel or row. Weights are packed as [n][segment][channel] with n
-// filled up to whole tiles and channels to whole steps, so that they are read without a check. What happens to a sum
-// before it is stored is up to the caller.
+// The product of product.cuh on every GPU since Ampere. Weights are packed as [n][segment][channel] with n filled up to
+// whole tiles and channels to whole steps, so that they are read without a check.
 //
 // Tiles pass through shared memory in a ring of stages of which each holds a step of 64 bytes of k. The four 16-byte
 // pieces of a row are swizzled by bits 1 and 2 of its number: eight rows that lie one above the other then fill all
@@ -13,7 +9,7 @@
 // plain FMA.
 #pragma once
 
-#include "prims.cuh"
+#include "product.cuh"
 
 namespace {
 
@@ -57,20 +53,7 @@ template <class T> DEVICE u32 place(u32 row, u32 piece) {
     return row * STEP<T> + (piece ^ (row / 2 % PIECES)) * PER_16_BYTES<T>;
 }
 
-// The tile of this block, its first row and column. Blocks that run together share rows and columns: bands of 16 tiles.
-template <class Tile> DEVICE void find_tile(u32 rows, u32 columns, u32& row, u32& column) {
-    constexpr u32 BAND = 16;
-    const u32 tiles_m = divide_up(rows, Tile::M), tiles_n = divide_up(columns, Tile::N);
-    const u32 band = block_x() / (BAND * tiles_n), in_band = block_x() % (BAND * tiles_n);
-    const u32 height = min(BAND, tiles_m - band * BAND);
-    row = (band * BAND + in_band % height) * Tile::M;
-    column = in_band / height * Tile::N;
-}
-
 // Fills the stages. Each thread loads the same piece of several rows.
-//
-// The left side is a class with `Row`, what is to be known about a row; `Row row(u32 m)`; `void enter(u32 segment)`;
-// and `const T* channels(Row)`, the row's channels in that segment, or null for zeros.
 template <class T, class Tile, class Left> struct Loader {
     static constexpr u32 STRIDE = THREADS / PIECES, ROWS = Tile::M / STRIDE, WEIGHTS = divide_up(Tile::N, STRIDE);
 
@@ -79,12 +62,6 @@ template <class T, class Tile, class Left> struct Loader {
     const T* sources[ROWS];
     const T* weights;
     u32 depth, inputs, segments, segment, channel;
-};
-
-// How a product is laid out: weights of `depth` values per column, of which `segments` segments are used.
-struct Product {
-    const void* weights;
-    u32 rows, columns, inputs, segments, depth;
 };
 
 template <class T, class Tile, class Left> DEVICE void find_sources(Loader<T, Tile, Left>& own) {
@@ -207,7 +184,7 @@ template <class T, class Tile> DEVICE void accumulate(Sums<T, Tile>& sums, const
     }
 }
 
-// Gives the sums to result.store(row, column, values of neighbouring columns).
+// Gives the sums to the result.
 template <class Tile, class Result>
 DEVICE void finish(Sums<float, Tile>& sums, Shared<float, Tile>&, const Result& result, u32 row, u32 column) {
     constexpr u32 M = Sums<float, Tile>::M, N = Sums<float, Tile>::N;
@@ -218,7 +195,7 @@ DEVICE void finish(Sums<float, Tile>& sums, Shared<float, Tile>&, const Result& 
 #pragma unroll
         for (u32 n = 0; n < N; ++n) {
             Vector<float, 1> value{{sums.values[m][n]}};
-            result.store(row + m * Tile::THREADS_M, column + n * Tile::THREADS_N, value);
+            store_sums<float>(result, row + m * Tile::THREADS_M, column + n * Tile::THREADS_N, value);
         }
 }
 
@@ -245,20 +222,20 @@ DEVICE void finish(Sums<T, Tile>& sums, Shared<T, Tile>& shared, const Result& r
         for (u32 i = lane(); i < 16 * CHUNKS; i += WARP) {
             const u32 r = i / CHUNKS, c = i % CHUNKS * 8;
             auto values = *reinterpret_cast<const Vector<float, 8>*>(slab + r * Tile::PITCH + c);
-            result.store(row + 16 * m + r, column + c, values);
+            store_sums<T>(result, row + 16 * m + r, column + c, values);
         }
         warp_barrier();
     }
 }
 
-// A tile of the product.
-template <class T, class Tile, bool ALIGNED, class Left, class Result>
-DEVICE void multiply(const Left& left, const Product& product, const Result& result) {
+// This block's tile of a layer.
+template <class T, class Tile, bool ALIGNED, class Problem> DEVICE void multiply(const Problem& problem, u32 layer) {
     auto& shared = shared_memory<Shared<T, Tile>>();
+    const Product product = problem.template product<Tile>(layer);
     u32 row, column;
-    find_tile<Tile>(product.rows, product.columns, row, column);
-    Loader<T, Tile, Left> loader;
-    loader.left = left;
+    find_tile<Tile>(block_x(), product, row, column);
+    Loader<T, Tile, typename Problem::Left> loader;
+    loader.left = problem.left(layer);
     start(loader, product, row, column);
     Sums<T, Tile> sums;
     clear(sums);
@@ -283,22 +260,7 @@ DEVICE void multiply(const Left& left, const Product& product, const Result& res
         next = next + 1 == Tile::STAGES ? 0 : next + 1;
     }
     copy_async_wait<0>();
-    finish(sums, shared, result, row, column);
-}
-
-// N neighbouring values as f32; stores N as T.
-template <class T, int N> DEVICE Vector<float, N> read(const T* from) {
-    const auto stored = *reinterpret_cast<const Vector<T, N>*>(from);
-    Vector<float, N> values;
-#pragma unroll
-    for (int i = 0; i < N; ++i) values.values[i] = to_float(stored.values[i]);
-    return values;
-}
-template <class T, int N> DEVICE void write(T* to, const Vector<float, N>& values) {
-    Vector<T, N> stored;
-#pragma unroll
-    for (int i = 0; i < N; ++i) stored.values[i] = from_float<T>(values.values[i]);
-    *reinterpret_cast<Vector<T, N>*>(to) = stored;
+    finish(sums, shared, problem.result(layer), row, column);
 }
 
 }

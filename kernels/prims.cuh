@@ -13,6 +13,7 @@
 //   block_barrier(), warp_barrier()       all threads of the block, of the warp
 //   shared_memory<Shared>()               the block's shared memory
 //   shuffle_xor, ballot                   between the lanes of a warp
+//   atomic_add_shared, _or, _count        in shared memory; in global memory
 //   copy_async, _commit, _wait            16 bytes from global to shared memory, later
 //   load_matrix, _transposed, multiply_add    fragments of the tensor cores: mma.sync m16n8k16
 //   to_float, from_float, pack            storage types: values are stored as float, bf16 or f16 and computed in f32

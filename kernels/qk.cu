@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Queries and keys: RMS norm over the whole row, rotary position embedding in each head, means over each window. Rows
-// are in window order: 128 tokens of 2 frames x 8 rows x 8 columns each.
+// Queries and keys: RMS norm over the whole row, rotary position embedding in each head, means over each window.
 
-#include "prims.cuh"
+#include "heads.cuh"
 
 namespace {
 
 constexpr u32 THREADS = 128;
-constexpr u32 HEAD = 128;
-constexpr u32 WINDOW = 128;
 constexpr u32 SIDE = 8;
-constexpr u32 MAX_GROUPS = 64;
 constexpr float EPS = 1e-6f;
 
 // Channel pairs of a head that turn with the frame; as many with the row, and with the column.
@@ -62,13 +58,16 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     const u32 dim = args.dim, part = block_y(), group_tokens = args.tokens / (args.frames / 2);
     const T* x = static_cast<const T*>(args.qkv) + u64(token) * 3 * dim + part * dim;
     const u32 group = token / group_tokens;
-    const u64 place = part == 0 ? token : token - group * group_tokens;
+    const u32 place = part == 0 ? token : token - group * group_tokens;
     void* base = part == 0 ? args.q : part == 1 ? args.k[group] : args.v[group];
-    T* out = static_cast<T*>(base) + place * dim;
+    const Heads<T> heads{dim};
+    T* out = static_cast<T*>(base) + heads.tile(place / WINDOW, lane() * N / HEAD) +
+             heads.piece(place % WINDOW, lane() % (HEAD / N));
+    const u32 step = WARP * N / HEAD * heads.next_head();
 
     if (part == 2) {
-        for (u32 col = lane() * N; col < dim; col += WARP * N)
-            *reinterpret_cast<Piece*>(out + col) = *reinterpret_cast<const Piece*>(x + col);
+        for (u32 col = lane() * N; col < dim; col += WARP * N, out += step)
+            *reinterpret_cast<Piece*>(out) = *reinterpret_cast<const Piece*>(x + col);
         return;
     }
     float squares = 0;
@@ -84,7 +83,7 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     for (u32 i = 0; i < N / 2; ++i) turns[i] = turn_of(args, token, lane() * N % HEAD / 2 + i);
     const float* gamma = part == 0 ? args.norm_q : args.norm_k;
 #pragma unroll 1
-    for (u32 col = lane() * N; col < dim; col += WARP * N) {
+    for (u32 col = lane() * N; col < dim; col += WARP * N, out += step) {
         auto v = *reinterpret_cast<const Piece*>(x + col);
         Vector<float, 4> scale[N / 4];
 #pragma unroll
@@ -97,7 +96,7 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
             v.values[i] = from_float<T>(a * turn.cos - b * turn.sin);
             v.values[i + 1] = from_float<T>(a * turn.sin + b * turn.cos);
         }
-        *reinterpret_cast<Piece*>(out + col) = v;
+        *reinterpret_cast<Piece*>(out) = v;
     }
 }
 
@@ -123,14 +122,16 @@ template <class T> DEVICE void window_means(const MeanArgs& args) {
     auto& sums = shared_memory<MeanShared<T>>().sums;
     const u32 window = block_x(), group = window / args.group_windows, in_group = window % args.group_windows;
     const bool keys = block_z() == 1;
-    const u64 place = keys ? in_group : window;
-    const T* x = static_cast<const T*>(keys ? args.k[group] : args.q) + place * WINDOW * args.dim;
+    const u32 place = keys ? in_group : window;
     const u32 col = thread() * N % HEAD, first = thread() * N / HEAD;
+    const Heads<T> heads{args.dim};
+    const T* x = static_cast<const T*>(keys ? args.k[group] : args.q) +
+                 heads.tile(place, block_y()) + heads.piece(first, col / N);
 
     float sum[N] = {};
 #pragma unroll 8
-    for (u32 row = first; row < WINDOW; row += ROWS<T>) {
-        const auto v = *reinterpret_cast<const Vector<T, N>*>(x + u64(row) * args.dim + block_y() * HEAD + col);
+    for (u32 row = first; row < WINDOW; row += ROWS<T>, x += heads.below(ROWS<T>)) {
+        const auto v = *reinterpret_cast<const Vector<T, N>*>(x);
 #pragma unroll
         for (u32 i = 0; i < N; ++i) sum[i] += to_float(v.values[i]);
     }
@@ -139,7 +140,7 @@ template <class T> DEVICE void window_means(const MeanArgs& args) {
     block_barrier();
     float total = 0;
     for (u32 row = 0; row < ROWS<T>; ++row) total += sums[row][thread()];
-    float* mean = (keys ? args.k_mean[group] : args.q_mean) + place * args.dim;
+    float* mean = (keys ? args.k_mean[group] : args.q_mean) + u64(place) * args.dim;
     mean[block_y() * HEAD + thread()] = total / float(WINDOW);
 }
 

@@ -106,6 +106,10 @@ impl Driver for Fragile {
         TensorCores::default()
     }
 
+    fn multiprocessors(&self) -> usize {
+        1
+    }
+
     fn queue(&self) -> Result<Self> {
         self.call()?;
         Ok(self.clone())

@@ -30,10 +30,14 @@ fn kernel(name: &'static str, shared: u32) -> Kernel {
 
 /// What a kernel makes of 0, 1, 2, ... in each order of the threads.
 fn run(kernel: &Kernel, inputs: usize, outputs: usize) -> Vec<Result<Vec<f32>, Error>> {
+    run_on(kernel, &(0..inputs).flat_map(|i| (i as f32).to_le_bytes()).collect::<Vec<u8>>(), outputs)
+}
+
+/// What a kernel makes of `values` in each order of the threads.
+fn run_on(kernel: &Kernel, values: &[u8], outputs: usize) -> Vec<Result<Vec<f32>, Error>> {
     let device = Emulator::with_memory(1 << 20);
-    let (x, out) = (device.allocate(4 * inputs).unwrap(), device.allocate(4 * outputs).unwrap());
-    let values: Vec<u8> = (0..inputs).flat_map(|i| (i as f32).to_le_bytes()).collect();
-    device.upload(x, &values).unwrap();
+    let (x, out) = (device.allocate(values.len()).unwrap(), device.allocate(4 * outputs).unwrap());
+    device.upload(x, values).unwrap();
     let results = ORDERS
         .map(|order| {
             device.shuffle_threads(order);
@@ -44,7 +48,7 @@ fn run(kernel: &Kernel, inputs: usize, outputs: usize) -> Vec<Result<Vec<f32>, E
             Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
         })
         .collect();
-    device.free(x, 4 * inputs);
+    device.free(x, values.len());
     device.free(out, 4 * outputs);
     results
 }
@@ -85,6 +89,107 @@ fn a_warp_that_waits_for_lanes_that_have_left_is_reported() {
     for result in run(&kernel("planted_absent_lanes", 0), 128, 128) {
         let message = result.unwrap_err().to_string();
         assert!(message.contains("planted_absent_lanes"), "{message}");
+    }
+}
+
+/// Products of Hopper's warpgroups: 64 x 64 values in each operand.
+const SIDE: usize = 64;
+const STEPS: usize = 5;
+/// Two stages of two operands and two barriers, filled up to a multiple of 1024 bytes.
+const PRODUCT_SHARED: u32 = 2 * 2 * 8192 + 1024;
+
+/// The value of a left or right side, which bf16 holds.
+fn operand(step: usize, right: bool, row: usize, column: usize) -> f32 {
+    ((7 * step + 5 * row + 3 * column * column + usize::from(right)) % 11) as f32 - 5.0
+}
+
+/// An operand as it lies in shared memory: 16-byte pieces of a row swizzled by its number.
+fn tile(value: impl Fn(usize, usize) -> f32) -> Vec<u8> {
+    let mut bytes = vec![0; 2 * SIDE * SIDE];
+    for (row, column) in (0..SIDE * SIDE).map(|i| (i / SIDE, i % SIDE)) {
+        let at = 2 * (row * SIDE + ((column / 8) ^ (row % 8)) * 8 + column % 8);
+        bytes[at..at + 2].copy_from_slice(&half::bf16::from_f32(value(row, column)).to_le_bytes());
+    }
+    bytes
+}
+
+/// Runs a planted product of all steps; the right sides are stored as rows of columns, or (`mn_major`) of k.
+fn run_product(name: &'static str, mn_major: bool) -> Vec<Result<Vec<f32>, Error>> {
+    let operands: Vec<u8> = (0..STEPS)
+        .flat_map(|step| {
+            let left = tile(|row, k| operand(step, false, row, k));
+            let right = tile(|a, b| if mn_major { operand(step, true, b, a) } else { operand(step, true, a, b) });
+            [left, right].concat()
+        })
+        .collect();
+    let kernel = Kernel { file: "planted_hopper", name, threads: 256, shared: PRODUCT_SHARED };
+    run_on(&kernel, &operands, SIDE * SIDE)
+}
+
+fn sum_of_products() -> Vec<f32> {
+    let dot = |row, column| {
+        let term = |step, k| operand(step, false, row, k) * operand(step, true, column, k);
+        (0..STEPS * SIDE).map(|i| term(i / SIDE, i % SIDE)).sum()
+    };
+    (0..SIDE * SIDE).map(|i| dot(i / SIDE, i % SIDE)).collect()
+}
+
+#[test]
+fn warpgroups_multiply_what_descriptors_describe() {
+    let want = sum_of_products();
+    assert!(always(&run_product("planted_product", false), &want));
+    assert!(always(&run_product("planted_product_mn_major", true), &want));
+    assert!(!always(&run_product("planted_product_mn_major", false), &want));
+}
+
+#[test]
+fn warpgroups_multiply_registers() {
+    let rights = [0, 1].map(|half| tile(|k, column| operand(half, true, column, k)));
+    let operands = [tile(|row, k| operand(0, false, row, k)), rights.concat()].concat();
+    let dot = |row, column: usize| -> f32 {
+        let term = |k| operand(0, false, row, k) * operand(column / SIDE, true, column % SIDE, k);
+        1.0 + (0..SIDE).map(term).sum::<f32>()
+    };
+    let want: Vec<_> = (0..2 * SIDE * SIDE).map(|i| dot(i / (2 * SIDE), i % (2 * SIDE))).collect();
+    let name = "planted_product_from_registers";
+    let kernel = Kernel { file: "planted_hopper", name, threads: 256, shared: 2 * 8192 };
+    assert!(always(&run_on(&kernel, &operands, 2 * SIDE * SIDE), &want));
+}
+
+#[test]
+fn mistakes_with_asynchronous_products_give_wrong_sums() {
+    let want = sum_of_products();
+    for name in ["planted_product_without_proxy_fence", "planted_product_without_wait"] {
+        for (order, result) in ORDERS.zip(run_product(name, false)) {
+            assert!(result.unwrap().iter().all(|sum| sum.is_nan()), "order {order} hides {name}");
+        }
+    }
+    for name in ["planted_product_with_wrong_swizzle", "planted_product_with_wrong_stride"] {
+        for (order, result) in ORDERS.zip(run_product(name, false)) {
+            assert!(result.unwrap() != want, "order {order} hides {name}");
+        }
+    }
+}
+
+#[test]
+fn mistakes_with_asynchronous_products_are_reported() {
+    for (name, reason) in [
+        ("planted_product_without_fence", "no fence before it"),
+        ("planted_product_with_touched_sums", "written while a product computes them"),
+        ("planted_product_with_too_few_bytes", "wait for what never comes"),
+        ("planted_product_without_barrier_fence", "not fenced after it was initialised"),
+    ] {
+        for (order, result) in ORDERS.zip(run_product(name, false)) {
+            let message = result.expect_err(name).to_string();
+            assert!(message.contains(name) && message.contains(reason), "order {order}: {message}");
+        }
+    }
+    // These may be seen in several ways, but always are.
+    let want = sum_of_products();
+    for name in ["planted_product_overwritten_early", "planted_product_with_wrong_parity"] {
+        for (order, result) in ORDERS.zip(run_product(name, false)) {
+            assert!(result.is_err() || result.unwrap() != want, "order {order} hides {name}");
+        }
     }
 }
 

@@ -57,6 +57,10 @@ impl Driver for Dry {
         TensorCores::Warp
     }
 
+    fn multiprocessors(&self) -> usize {
+        1
+    }
+
     fn queue(&self) -> Result<Self> {
         Ok(self.clone())
     }

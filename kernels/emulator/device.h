@@ -87,6 +87,12 @@ DEVICE u32 atomic_add_shared(u32* p, u32 x) {
     return before;
 }
 DEVICE void atomic_or(u32* p, u32 x) { __atomic_fetch_or(p, x, __ATOMIC_RELAXED); }
+DEVICE u32 atomic_count(u32* p, u32 last) {
+    u32 before = __atomic_load_n(p, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(p, &before, before >= last ? 0 : before + 1, true, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED)) {}
+    return before;
+}
 
 DEVICE float float_of_bits(u32 x) {
     float y;
@@ -127,6 +133,7 @@ DEVICE void sincospi(double x, double* sine, double* cosine) {
 }
 
 DEVICE float exp2_fast(float x) { return exp2f(x); }
+DEVICE float divide_fast(float x, float y) { return x / y; }
 
 DEVICE void copy_async(void* shared, const void* global, bool valid = true) {
     emulator::block()->copy(shared, valid ? global : nullptr);

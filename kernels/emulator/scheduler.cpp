@@ -11,7 +11,6 @@ namespace emulator {
 namespace {
 
 constexpr size_t STACK_BYTES = 64 << 10;
-constexpr size_t SHARED_BYTES = 228 << 10;
 constexpr uint32_t MAX_THREADS = 1024;
 constexpr int POISON = 0xff;  // NaN in every floating-point type.
 
@@ -93,10 +92,10 @@ Block* block() {
     return &block;
 }
 
-Block::Block() {
+Block::Block() : async(*this) {
     stacks_ = static_cast<uint8_t*>(mmap(nullptr, STACK_BYTES * MAX_THREADS, PROT_READ | PROT_WRITE,
                                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    shared = static_cast<uint8_t*>(std::aligned_alloc(128, SHARED_BYTES));
+    shared = static_cast<uint8_t*>(std::aligned_alloc(1024, SHARED_BYTES));
     if (stacks_ == MAP_FAILED || !shared) std::abort();
 }
 
@@ -105,19 +104,22 @@ Block::~Block() {
     std::free(shared);
 }
 
-bool Block::run(const Kernel& kernel, const void* args, uint64_t seed) {
+const char* Block::run(const Kernel& kernel, const void* args, uint64_t seed) {
     kernel_ = &kernel;
     args_ = args;
     seed_ = seed;
-    stuck_ = false;
+    fault_ = nullptr;
     at_barrier_ = 0;
     alive_ = kernel.threads;
     states_.assign(kernel.threads, State::Ready);
     fibers_.resize(kernel.threads);
     warps_.assign((kernel.threads + 31) / 32, {});
     std::memset(shared, POISON, kernel.shared_bytes);
+    std::memset(named_, 0, sizeof named_);
+    async.start(uint32_t(warps_.size()), kernel.shared_bytes);
     for (uint32_t i = 0; i < kernel.threads; ++i) {
         fibers_[i].copies.clear();
+        fibers_[i].written.clear();
         fibers_[i].group = 0;
         // A frame that flashvsr_emulator_switch can leave: zeros, and the entry as the place to return to.
         void** frame = reinterpret_cast<void**>(stacks_ + STACK_BYTES * (i + 1)) - WORDS_ABOVE - SAVED_WORDS;
@@ -127,7 +129,13 @@ bool Block::run(const Kernel& kernel, const void* args, uint64_t seed) {
     }
     running = next_ready();
     flashvsr_emulator_switch(&host_stack_pointer_, fibers_[running].stack_pointer);
-    return !stuck_;
+    return fault_ ? fault_ : async.finish();
+}
+
+void Block::fail(const char* fault) {
+    fault_ = fault;
+    flashvsr_emulator_switch(&fibers_[running].stack_pointer, host_stack_pointer_);
+    std::abort();
 }
 
 void Block::enter() {
@@ -167,7 +175,7 @@ void Block::switch_away() {
     const uint32_t from = running, next = next_ready();
     if (next == from) return;
     if (next == states_.size()) {
-        stuck_ = alive_ > 0;
+        if (alive_ > 0) fault_ = "threads wait for what never comes";
         flashvsr_emulator_switch(&fibers_[from].stack_pointer, host_stack_pointer_);
         return;
     }
@@ -180,6 +188,38 @@ void Block::barrier() {
     ++at_barrier_;
     release_barrier();
     switch_away();
+}
+
+void Block::sleep(const void* awaited) {
+    states_[running] = State::Asleep;
+    fibers_[running].awaited = awaited;
+    switch_away();
+}
+
+void Block::wake(const void* awaited) {
+    for (size_t i = 0; i < states_.size(); ++i)
+        if (states_[i] == State::Asleep && fibers_[i].awaited == awaited) states_[i] = State::Ready;
+}
+
+bool Block::is_awaited(const void* awaited) const {
+    for (size_t i = 0; i < states_.size(); ++i)
+        if (states_[i] == State::Asleep && fibers_[i].awaited == awaited) return true;
+    return false;
+}
+
+void Block::named_barrier(uint32_t number, uint32_t threads, bool wait) {
+    if (number == 0 || number >= 16) fail("a named barrier of another number than 1 to 15");
+    NamedBarrier& own = named_[number];
+    if (threads % 32 != 0 || (own.threads != 0 && own.threads != threads)) {
+        fail("a named barrier for no whole warps, or for another number of threads than others have given it");
+    }
+    own.threads = threads;
+    if (++own.arrived == threads) {
+        own = {};
+        wake(&own);
+    } else if (wait) {
+        sleep(&own);
+    }
 }
 
 void Block::meet(void* own, void (*operation)(void**)) {
@@ -198,6 +238,7 @@ void Block::meet(void* own, void (*operation)(void**)) {
 
 void Block::copy(void* to, const void* from) {
     std::memset(to, POISON, 16);
+    async.hide(shared_address(to));
     fibers_[running].copies.push_back({to, from, fibers_[running].group});
 }
 
@@ -210,8 +251,26 @@ void Block::wait(uint32_t groups) {
         const PendingCopy& copy = fiber.copies[landed];
         if (copy.global) std::memcpy(copy.shared, copy.global, 16);
         else std::memset(copy.shared, 0, 16);
+        fiber.written.push_back(shared_address(copy.shared));
     }
     fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + long(landed));
+}
+
+uint32_t Block::shared_address(const void* p) {
+    const size_t address = size_t(static_cast<const uint8_t*>(p) - shared);
+    if (address >= kernel_->shared_bytes) fail("an address that is not in the block's shared memory");
+    return uint32_t(address);
+}
+
+void Block::store(void* to, const void* from) {
+    std::memcpy(to, from, 16);
+    async.hide(shared_address(to));
+    fibers_[running].written.push_back(shared_address(to));
+}
+
+void Block::proxy_fence() {
+    for (uint32_t address : fibers_[running].written) async.show(address);
+    fibers_[running].written.clear();
 }
 
 // --- for the driver ---------------------------------------------------------------------------------------------------
@@ -222,7 +281,8 @@ extern "C" const Kernel* flashvsr_emulator_find(const char* name) {
     return nullptr;
 }
 
-extern "C" bool flashvsr_emulator_run(const Kernel* kernel, const uint32_t* index, const void* args, uint64_t seed) {
+extern "C" const char* flashvsr_emulator_run(const Kernel* kernel, const uint32_t* index, const void* args,
+                                             uint64_t seed) {
     std::memcpy(block()->index, index, sizeof block()->index);
     return block()->run(*kernel, args, seed);
 }

@@ -8,7 +8,12 @@
 #include <type_traits>
 #include <vector>
 
+#include "async.h"
+
 namespace emulator {
+
+// Shared memory of a block, at most: what Hopper has, 1 KiB of which is the driver's.
+constexpr size_t SHARED_BYTES = 228 << 10;
 
 // A kernel as KERNEL defines it.
 struct Kernel {
@@ -23,7 +28,7 @@ struct Registration {
     explicit Registration(Kernel kernel);
 };
 
-enum class State : uint8_t { Ready, AtBarrier, AtMeeting, Finished };
+enum class State : uint8_t { Ready, AtBarrier, AtMeeting, Asleep, Finished };
 
 struct PendingCopy {
     void* shared;
@@ -35,11 +40,20 @@ struct Fiber {
     void* stack_pointer;
     uint32_t group;
     std::vector<PendingCopy> copies;
+    // Addresses in shared memory that it has written and that no async_proxy_fence has shown yet.
+    std::vector<uint32_t> written;
+    // What it sleeps for.
+    const void* awaited;
 };
 
 struct Warp {
     void* brought[32];
     uint32_t arrived;
+};
+
+// A barrier of some warps; `threads` is 0 where nobody has arrived.
+struct NamedBarrier {
+    uint32_t arrived, threads;
 };
 
 // A block that runs. Its threads go on in the order of their numbers, or in one drawn from `seed` if that is not 0.
@@ -48,19 +62,35 @@ public:
     uint32_t running;
     uint32_t index[3];
     uint8_t* shared;
+    Async async;
 
     Block();
     ~Block();
     Block(const Block&) = delete;
 
-    // Returns false if threads wait for others that have ended.
-    bool run(const Kernel& kernel, const void* args, uint64_t seed);
+    // Returns what the kernel did wrong, or null.
+    const char* run(const Kernel& kernel, const void* args, uint64_t seed);
+
+    // Ends the run; `fault` says what the kernel did wrong.
+    [[noreturn]] void fail(const char* fault);
+
+    // The running thread goes on after a `wake` of the same address.
+    void sleep(const void* awaited);
+    void wake(const void* awaited);
+    bool is_awaited(const void* awaited) const;
 
     void barrier();
+    void named_barrier(uint32_t number, uint32_t threads, bool wait);
     void meet(void* own, void (*operation)(void**));
     void copy(void* shared, const void* global);
     void commit();
     void wait(uint32_t groups);
+
+    // From the beginning of the block's shared memory.
+    uint32_t shared_address(const void* p);
+    // 16 bytes, for products to be read after proxy_fence.
+    void store(void* to, const void* from);
+    void proxy_fence();
 
 private:
     uint8_t* stacks_;
@@ -68,8 +98,9 @@ private:
     const Kernel* kernel_;
     const void* args_;
     uint64_t seed_;
-    bool stuck_;
+    const char* fault_;
     uint32_t at_barrier_, alive_;
+    NamedBarrier named_[16];
     std::vector<State> states_;
     std::vector<Fiber> fibers_;
     std::vector<Warp> warps_;

@@ -48,9 +48,9 @@ pub enum Epilogue<'a, B: Backend + ?Sized> {
 /// Keys and values of one frame pair: `tokens = windows * 128` rows of `dim` columns, in window order.
 #[derive(Debug, Clone)]
 pub struct KvGroup<T> {
-    /// Keys after norm and RoPE.
+    /// Keys after norm and RoPE, heads.
     pub k: T,
-    /// Values.
+    /// Values, heads.
     pub v: T,
     /// Mean key of each window, `[windows, dim]`.
     pub k_mean: T,
@@ -59,7 +59,7 @@ pub struct KvGroup<T> {
 /// Queries of all tokens, and keys and values of each frame pair.
 #[derive(Debug, Clone)]
 pub struct Qkv<T> {
-    /// Queries after norm and RoPE, `[tokens, dim]`.
+    /// Queries after norm and RoPE, heads `[tokens, dim]`.
     pub q: T,
     /// Mean query of each window, `[groups * windows, dim]`.
     pub q_mean: T,
@@ -117,10 +117,12 @@ pub struct Finish {
 
 /// A device that can run the network.
 ///
-/// Activations are handles ([`Backend::Tensor`]): cloning one is cheap, dropping the last one frees its memory. Three
+/// Activations are handles ([`Backend::Tensor`]): cloning one is cheap, dropping the last one frees its memory. Four
 /// kinds of tensor exist, and every operation says which it takes and gives:
 ///
 /// * *rows* `[n, c]`: tokens. Tokens of the DiT are in window order (see [`Grid`]) from embedding to head.
+/// * *heads* `[n, c]`: queries, keys and values of whole windows of tokens on their way to sparse attention. How they are
+///   stored is the backend's business.
 /// * *map* `(h, w, c)`: one feature map at one time step. How a map stores its border is the backend's business.
 /// * *picture* `(3, H, W)`: one frame in model range [-1, 1].
 pub trait Backend: Send + Sync + 'static {
@@ -254,7 +256,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Which key windows each query window of each head attends to; `k_means` are those of all groups, oldest first.
     fn draft_mask(&self, q_mean: &Self::Tensor, k_means: &[&Self::Tensor], params: &DraftMask) -> Result<Self::Mask>;
 
-    /// Attention of each query window to the key windows that the mask allows; a row without any gives zeros.
+    /// Attention of each query window to the key windows that the mask allows, as rows; a window without any gives zeros.
     fn block_sparse_attention(
         &self,
         q: &Self::Tensor,
@@ -294,8 +296,14 @@ pub trait Backend: Send + Sync + 'static {
 
     // --- for tests and tools ------------------------------------------------------------------------------------
 
-    /// The values of a tensor on the host: rows as `[n, c]`, maps as `[h, w, c]` without border, pictures as `[3, H, W]`.
+    /// The values of a tensor on the host: rows and heads as `[n, c]`, maps as `[h, w, c]` without border, pictures as
+    /// `[3, H, W]`.
     fn to_host(&self, x: &Self::Tensor) -> Result<HostTensor>;
+
+    /// Heads from host values, row-major: whole windows of rows, whole heads of columns.
+    fn heads(&self, values: &[f32], rows: usize, cols: usize) -> Result<Self::Tensor> {
+        self.rows(values, rows, cols)
+    }
 
     /// A map from host values `[h, w, c]`.
     fn map(&self, values: &HostTensor) -> Result<Self::Tensor>;

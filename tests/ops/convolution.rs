@@ -22,8 +22,16 @@ fn replicated(index: usize, offset: usize, len: usize) -> usize {
 }
 
 pub fn causal_conv3d<B: Backend>(b: &B) {
-    let shapes =
-        [(4, 1, 1, 1, 1), (4, 3, 5, 2, 3), (6, 8, 16, 5, 1), (8, 16, 8, 7, 9), (4, 96, 33, 3, 4), (6, 32, 64, 8, 8)];
+    let shapes = [
+        (4, 1, 1, 1, 1),
+        (4, 3, 5, 2, 3),
+        (6, 8, 16, 5, 1),
+        (8, 16, 8, 7, 9),
+        (4, 96, 33, 3, 4),
+        (6, 32, 64, 8, 8),
+        (4, 72, 136, 3, 5),
+        (6, 8, 264, 12, 12),
+    ];
     for (count, inputs, outputs, rows, cols) in shapes {
         let case = format!("{count} maps of {rows}x{cols}x{inputs} to {outputs}");
         let maps: Vec<_> = (0..count).map(|t| Array::random(&format!("map{t}"), &[rows, cols, inputs], 1.0)).collect();
@@ -84,8 +92,16 @@ fn relu(x: f64) -> f64 {
     x.max(0.0)
 }
 
-const SHAPES: [(usize, usize, usize, usize); 6] =
-    [(1, 1, 1, 1), (2, 3, 3, 5), (5, 1, 16, 16), (7, 9, 16, 3), (8, 8, 33, 32), (3, 17, 64, 16)];
+const SHAPES: [(usize, usize, usize, usize); 8] = [
+    (1, 1, 1, 1),
+    (2, 3, 3, 5),
+    (5, 1, 16, 16),
+    (7, 9, 16, 3),
+    (8, 8, 33, 32),
+    (3, 17, 64, 16),
+    (13, 11, 72, 120),
+    (5, 7, 24, 136),
+];
 
 pub fn conv2d<B: Backend>(b: &B) {
     for (rows, cols, inputs, outputs) in SHAPES {
@@ -126,7 +142,7 @@ pub fn conv2d<B: Backend>(b: &B) {
 
 pub fn upsample_conv<B: Backend>(b: &B) {
     for ((rows, cols, inputs, outputs), (grown, mid)) in
-        SHAPES.into_iter().zip([(1, 1), (2, 3), (1, 16), (2, 16), (1, 32), (2, 5)])
+        SHAPES.into_iter().zip([(1, 1), (2, 3), (1, 16), (2, 16), (1, 32), (2, 5), (2, 8), (2, 3)])
     {
         let x = Array::random("x", &[rows, cols, inputs], 1.0);
         let grow = Array::random("grow", &[grown * mid, inputs, 1, 1], 1.0 / (inputs as f64).sqrt());

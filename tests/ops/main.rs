@@ -46,14 +46,34 @@ fn emulator(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emu
 /// The CUDA backend on an emulated GPU of the Hopper generation.
 #[cfg(feature = "emulator")]
 fn hopper(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emulator::Emulator> {
+    hopper_in_order(0, precision)
+}
+
+/// The same, whose threads run in an order drawn from `seed` (0: in that of their numbers).
+#[cfg(feature = "emulator")]
+fn hopper_in_order(seed: u64, precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::emulator::Emulator> {
     use gstflashvsr::backend::cuda::{driver::TensorCores, emulator::Emulator};
-    cuda(Emulator::default().with_tensor_cores(TensorCores::Warpgroup), precision)
+    let device = Emulator::default().with_tensor_cores(TensorCores::Warpgroup);
+    device.shuffle_threads(seed);
+    cuda(device, precision)
 }
 
 /// The CUDA backend on the first GPU.
 #[cfg(feature = "gpu-tests")]
 fn gpu(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::nvidia::Nvidia> {
     cuda(gstflashvsr::backend::cuda::nvidia::Nvidia::open(0).expect("a GPU"), precision)
+}
+
+/// Hopper's warps wait for each other in ways that an unlucky order of threads could break.
+#[cfg(feature = "emulator")]
+#[test]
+fn products_of_warpgroups_do_not_depend_on_the_order_of_threads() {
+    for seed in 1..4 {
+        let backend = hopper_in_order(seed, Precision::Bf16);
+        tokens::linear(&backend);
+        convolution::upsample_conv(&backend);
+        attention::block_sparse_attention(&backend);
+    }
 }
 
 /// Makes a test of each check in each precision of the CUDA backend, if `feature` is on.
@@ -122,6 +142,7 @@ on_every_backend! {
     queries_and_keys_are_normed_and_rotated: crate::attention::qk_norm_rope,
     attention_reads_what_the_mask_allows: crate::attention::block_sparse_attention,
     attention_survives_large_scores: crate::attention::attention_of_large_scores,
+    masks_serve_again: crate::attention::masks_serve_again,
     cross_attention_is_dense: crate::attention::cross_attention,
     pictures_become_depth: crate::convolution::pixel_unshuffle,
     causal_convolution_replicates_its_border: crate::convolution::causal_conv3d,

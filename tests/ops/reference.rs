@@ -135,6 +135,11 @@ impl Array {
         b.rows(&self.floats(), self.shape[0], self.shape[1]).expect("rows")
     }
 
+    /// As queries, keys or values of a backend.
+    pub fn heads<B: Backend>(&self, b: &B) -> B::Tensor {
+        b.heads(&self.floats(), self.shape[0], self.shape[1]).expect("heads")
+    }
+
     /// As a map of a backend.
     pub fn map<B: Backend>(&self, b: &B) -> B::Tensor {
         b.map(&self.host()).expect("a map")

@@ -7,14 +7,27 @@ use gstflashvsr::backend::{Backend, Epilogue, Grid, noise as published};
 use crate::reference::{Array, agrees, agrees_within, dot, equals, window_order};
 
 /// Rows, features in, features out.
-const LINEAR: [(usize, usize, usize); 7] =
-    [(1, 128, 128), (1, 64, 384), (3, 96, 256), (7, 256, 64), (37, 128, 128), (129, 256, 384), (130, 512, 128)];
+const LINEAR: [(usize, usize, usize); 9] = [
+    (1, 128, 128),
+    (1, 64, 384),
+    (3, 96, 256),
+    (7, 256, 64),
+    (37, 128, 128),
+    (129, 256, 384),
+    (130, 512, 128),
+    (260, 200, 264),
+    (300, 72, 1000),
+];
 
 pub fn round_trips<B: Backend>(b: &B) {
     for (n, c) in [(1, 1), (3, 5), (17, 128)] {
         let x = Array::random("rows", &[n, c], 1.0);
         equals(b, "rows", &x.rows(b), &x);
         assert!(b.rows(&[0.0; 7], n, c).is_err(), "7 values are no {n}x{c} rows");
+    }
+    for (n, c) in [(128, 128), (384, 256)] {
+        let x = Array::random("heads", &[n, c], 1.0);
+        equals(b, "heads", &x.heads(b), &x);
     }
     for (h, w, c) in [(1, 1, 1), (2, 3, 16), (9, 7, 5), (16, 16, 33)] {
         let x = Array::random("map", &[h, w, c], 1.0);

@@ -21,12 +21,12 @@ mod report;
 
 use anyhow::Result;
 use gstflashvsr::backend::cpu::CpuBackend;
-#[cfg(feature = "emulator")]
-use gstflashvsr::backend::cuda::emulator::Emulator;
 #[cfg(feature = "gpu-tests")]
 use gstflashvsr::backend::cuda::nvidia::Nvidia;
 #[cfg(any(feature = "emulator", feature = "gpu-tests"))]
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
+#[cfg(feature = "emulator")]
+use gstflashvsr::backend::cuda::{driver::TensorCores, emulator::Emulator};
 
 use data::each_file;
 
@@ -39,6 +39,13 @@ fn cpu() -> CpuBackend {
 #[cfg(feature = "emulator")]
 fn emulator(precision: Precision) -> CudaBackend<Emulator> {
     CudaBackend::new(Emulator::default().into(), precision).expect("the CUDA backend")
+}
+
+/// The CUDA backend on an emulated GPU of the Hopper generation.
+#[cfg(feature = "emulator")]
+fn hopper(precision: Precision) -> CudaBackend<Emulator> {
+    let device = Emulator::default().with_tensor_cores(TensorCores::Warpgroup);
+    CudaBackend::new(device.into(), precision).expect("the CUDA backend")
 }
 
 /// The CUDA backend on the first GPU.
@@ -111,6 +118,8 @@ macro_rules! rounded_parity_of {
 parity_of!(on_emulator, emulator(Precision::F32));
 #[cfg(feature = "emulator")]
 rounded_parity_of!(on_emulator_sixteen_bits_lose_what_the_reference_loses, emulator);
+#[cfg(feature = "emulator")]
+rounded_parity_of!(on_hopper_sixteen_bits_lose_what_the_reference_loses, hopper);
 
 #[cfg(feature = "gpu-tests")]
 parity_of!(on_gpu, gpu(Precision::F32));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Attention: `kernels/attention.cu`.
+//! Attention: `kernels/attention.cu`, and `kernels/hopper_attention.cu`.
 
-use super::driver::{Address, Args, Driver, kernels};
+use super::driver::{Address, Args, Driver, TensorCores, kernels};
 use super::mask::CudaMask;
 use super::qk::{MAX_GROUPS, group_addresses};
 use super::tensor::CudaTensor;
@@ -18,7 +18,15 @@ const SHARED: [u32; 3] = [4 * (128 * 132 + 64 * 36), 2 * 256 * 128, 2 * 256 * 12
 const SPARSE_ATTENTION: Kernels = kernels!("attention", "sparse_attention", THREADS, SHARED);
 const CROSS_ATTENTION: Kernels = kernels!("attention", "cross_attention", THREADS, SHARED);
 
-/// `SparseArgs` of attention.cu.
+/// Threads of a block on Hopper: two warpgroups that compute, one that has tiles brought.
+const HOPPER_THREADS: u32 = 3 * 128;
+/// Two tiles of queries and five of keys and values; what is to be done, and two barriers for that and each tile.
+const HOPPER_SHARED: u32 = 7 * 2 * 128 * 128 + 16 + 8 * 2 * 8;
+/// There is none for f32, which has no tensor cores.
+const HOPPER_SPARSE_ATTENTION: Kernels =
+    kernels!("hopper_attention", "hopper_sparse_attention", HOPPER_THREADS, [0, HOPPER_SHARED, HOPPER_SHARED]);
+
+/// `SparseArgs` of attention.cuh.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct SparseArgs {
@@ -37,6 +45,19 @@ struct SparseArgs {
 
 // SAFETY: laid out as the kernels' struct.
 unsafe impl Args for SparseArgs {}
+
+/// `HopperArgs` of hopper_attention.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct HopperArgs {
+    sparse: SparseArgs,
+    taken: Address,
+    windows: u32,
+    blocks: u32,
+}
+
+// SAFETY: laid out as the kernels' struct.
+unsafe impl Args for HopperArgs {}
 
 /// `CrossArgs` of attention.cu.
 #[derive(Clone, Copy)]
@@ -69,14 +90,14 @@ impl<D: Driver> CudaBackend<D> {
         groups: &[&KvGroup<CudaTensor>],
         mask: &CudaMask,
     ) -> Result<CudaTensor> {
-        let (tokens, dim) = q.rows_dims()?;
+        let (tokens, dim) = q.heads_dims()?;
         let group_windows = mask.key_windows / groups.len().max(1);
         let rows = (group_windows * WINDOW_TOKENS, dim);
         let mut fits = mask.heads * HEAD_DIM == dim
             && tokens == mask.query_windows * WINDOW_TOKENS
             && mask.key_windows == group_windows * groups.len();
         for tensor in groups.iter().flat_map(|g| [&g.k, &g.v]) {
-            fits &= tensor.rows_dims()? == rows;
+            fits &= tensor.heads_dims()? == rows;
         }
         if !fits {
             return Err(Error::Compute(format!(
@@ -101,7 +122,19 @@ impl<D: Driver> CudaBackend<D> {
             k: group_addresses(groups.iter().map(|g| &g.k))?,
             v: group_addresses(groups.iter().map(|g| &g.v))?,
         };
-        self.launch(&SPARSE_ATTENTION, [tokens / self.attention_tile(), mask.heads, 1], &args)?;
+        if self.tensor_cores == TensorCores::Warpgroup && self.precision != Precision::F32 {
+            let windows = mask.heads * mask.query_windows;
+            let blocks = windows.min(self.multiprocessors);
+            let args = HopperArgs {
+                sparse: args,
+                taken: mask.taken.address(),
+                windows: index(windows)?,
+                blocks: index(blocks)?,
+            };
+            self.launch(&HOPPER_SPARSE_ATTENTION, [blocks, 1, 1], &args)?;
+        } else {
+            self.launch(&SPARSE_ATTENTION, [tokens / self.attention_tile(), mask.heads, 1], &args)?;
+        }
         Ok(out)
     }
 

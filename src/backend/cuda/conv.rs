@@ -3,18 +3,20 @@
 //! Convolutions: `kernels/conv.cu`.
 
 use super::driver::{Address, Args, Driver, kernels};
-use super::product::{Packed, THREADS, Tile};
+use super::product::{HOPPER_THREADS, Packed, THREADS, Tile};
 use super::tensor::{Shape, addresses};
 use super::{CudaBackend, CudaTensor, Kernels, flat, index};
 use crate::backend::HostTensor;
 use crate::backend::upsample::{PHASES, Upsample};
 use crate::error::{Error, Result};
 
-const CONV: [Kernels; 4] = [
+const CONV: [Kernels; 6] = [
     kernels!("conv", "conv_wide", THREADS, Tile::WIDE_SHARED),
     kernels!("conv", "conv_middle", THREADS, Tile::MIDDLE_SHARED),
     kernels!("conv", "conv_narrow", THREADS, Tile::NARROW_SHARED),
     kernels!("conv", "conv_odd", THREADS, Tile::MIDDLE_SHARED),
+    kernels!("hopper_conv", "hopper_conv_wide", HOPPER_THREADS, Tile::HOPPER_WIDE_SHARED),
+    kernels!("hopper_conv", "hopper_conv_tall", HOPPER_THREADS, Tile::HOPPER_TALL_SHARED),
 ];
 
 /// Maps that come out of a launch, at most.
@@ -24,7 +26,7 @@ const MAX_MAPS: usize = 2 * MAX_OUTS + 2;
 /// Maps under a convolution over time.
 const KERNEL_TIME: usize = 4;
 
-/// `ConvArgs` of conv.cu.
+/// `ConvArgs` of conv.cuh.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct ConvArgs {
@@ -45,6 +47,8 @@ struct ConvArgs {
     phases: u32,
     replicate: u32,
     relu: u32,
+    layers: u32,
+    blocks: u32,
 }
 
 // SAFETY: laid out as the kernel's struct.
@@ -86,7 +90,7 @@ impl<D: Driver> CudaBackend<D> {
             let from = &weight[output * inputs * taps + tap..];
             to.iter_mut().zip(from.iter().step_by(taps)).for_each(|(to, from)| *to = *from);
         };
-        Ok(CudaConv3d(self.pack([1, outputs, taps, inputs], Some(flat(bias)?), fill)?))
+        Ok(CudaConv3d(self.pack([1, 1, outputs, taps, inputs], Some(flat(bias)?), fill)?))
     }
 
     pub(super) fn conv2d_layer(
@@ -106,7 +110,7 @@ impl<D: Driver> CudaBackend<D> {
             let from = &weight[(output * all_inputs + part * inputs) * 9 + tap..];
             to.iter_mut().zip(from.iter().step_by(9)).for_each(|(to, from)| *to = *from);
         };
-        Ok(CudaConv2d { packed: self.pack([1, outputs, 9 * parts, inputs], bias, fill)?, parts })
+        Ok(CudaConv2d { packed: self.pack([1, 1, outputs, 9 * parts, inputs], bias, fill)?, parts })
     }
 
     pub(super) fn upsample_layer(&self, grow: &HostTensor, weight: &HostTensor) -> Result<CudaUpsampleConv> {
@@ -116,7 +120,7 @@ impl<D: Driver> CudaBackend<D> {
             return Err(Error::Compute(format!("a growth to {times} time steps; {MAX_OUTS} are the most")));
         }
         let fill = |[phase, column, tap]: [usize; 3], to: &mut [f32]| stage.tap(phase, column, tap, to);
-        let packed = self.pack([PHASES, stage.columns(), PHASES, inputs], None, fill)?;
+        let packed = self.pack([PHASES, times, outputs, PHASES, inputs], None, fill)?;
         Ok(CudaUpsampleConv { packed, outputs, times })
     }
 
@@ -196,6 +200,7 @@ impl<D: Driver> CudaBackend<D> {
             Kind::Flat { parts, .. } => (3, 9 * parts, 1),
             Kind::Phases => (2, PHASES, PHASES),
         };
+        let grid = self.product_grid(packed, height * width, layers);
         let skip = if let Kind::Flat { skip, .. } = kind { skip } else { None };
         let args = ConvArgs {
             maps: addresses(maps.iter().copied()),
@@ -215,7 +220,9 @@ impl<D: Driver> CudaBackend<D> {
             phases: u32::from(matches!(kind, Kind::Phases)),
             replicate: u32::from(matches!(kind, Kind::OverTime)),
             relu: u32::from(relu),
+            layers: index(layers)?,
+            blocks: index(grid[0])?,
         };
-        self.launch(&CONV[packed.tile as usize], [packed.blocks(height * width), 1, layers], &args)
+        self.launch(&CONV[packed.tile as usize], grid, &args)
     }
 }

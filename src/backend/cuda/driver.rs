@@ -82,6 +82,9 @@ pub trait Driver: Memory {
     /// The best that it has.
     fn tensor_cores(&self) -> TensorCores;
 
+    /// Its multiprocessors, each of which runs blocks of its own.
+    fn multiprocessors(&self) -> usize;
+
     /// A new queue.
     fn queue(&self) -> Result<Self::Queue>;
 }

@@ -5,10 +5,10 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -28,7 +28,12 @@ struct Entry {
 
 unsafe extern "C" {
     fn flashvsr_emulator_find(name: *const c_char) -> *const Entry;
-    fn flashvsr_emulator_run(kernel: *const Entry, index: *const [u32; 3], args: *const c_void, seed: u64) -> bool;
+    fn flashvsr_emulator_run(
+        kernel: *const Entry,
+        index: *const [u32; 3],
+        args: *const c_void,
+        seed: u64,
+    ) -> *const c_char;
 }
 
 // SAFETY: an entry is constant data and a function.
@@ -147,6 +152,11 @@ impl Driver for Emulator {
         self.tensor_cores
     }
 
+    /// Few, so that blocks that stay for several pieces of work do so in tests.
+    fn multiprocessors(&self) -> usize {
+        3
+    }
+
     fn queue(&self) -> Result<Self> {
         Ok(self.clone())
     }
@@ -197,21 +207,21 @@ impl Queue for Emulator {
         if grid.contains(&0) || grid[1] > 65_535 || grid[2] > 65_535 {
             return Err(Error::Compute(format!("kernel {}: no GPU takes a grid of {grid:?}", kernel.name)));
         }
-        let stuck = AtomicBool::new(false);
+        let fault = OnceLock::new();
         let seed = self.state.seed.load(Relaxed);
         let [columns, rows, layers] = grid.map(u64::from);
         (0..columns * rows * layers).into_par_iter().for_each(|i| {
             let index = [(i % columns) as u32, (i / columns % rows) as u32, (i / columns / rows) as u32];
             let seed = if seed == 0 { 0 } else { (seed ^ i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) | 1 };
             // SAFETY: the arguments have the size that the kernel takes, and `Args` promises its layout.
-            if !unsafe { flashvsr_emulator_run(entry, &raw const index, std::ptr::from_ref(args).cast(), seed) } {
-                stuck.store(true, Relaxed);
+            let said = unsafe { flashvsr_emulator_run(entry, &raw const index, std::ptr::from_ref(args).cast(), seed) };
+            if !said.is_null() {
+                // SAFETY: it is a C string that stays.
+                let said = unsafe { CStr::from_ptr(said) };
+                fault.get_or_init(|| format!("kernel {}: {}", kernel.name, said.to_string_lossy()));
             }
         });
-        if stuck.into_inner() {
-            return Err(Error::Compute(format!("kernel {}: threads wait for others that have ended", kernel.name)));
-        }
-        Ok(())
+        fault.into_inner().map_or(Ok(()), |fault| Err(Error::Compute(fault)))
     }
 
     fn wait(&self) -> Result<()> {

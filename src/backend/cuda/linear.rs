@@ -3,19 +3,21 @@
 //! Linear layers: `kernels/linear.cu`.
 
 use super::driver::{Address, Args, Driver, kernels};
-use super::product::{Packed, THREADS, Tile};
+use super::product::{HOPPER_THREADS, Packed, THREADS, Tile};
 use super::{CudaBackend, CudaTensor, Kernels, Weight, flat, index};
 use crate::backend::{Epilogue, HostTensor};
 use crate::error::{Error, Result};
 
-const LINEAR: [Kernels; 4] = [
+const LINEAR: [Kernels; 6] = [
     kernels!("linear", "linear_wide", THREADS, Tile::WIDE_SHARED),
     kernels!("linear", "linear_middle", THREADS, Tile::MIDDLE_SHARED),
     kernels!("linear", "linear_narrow", THREADS, Tile::NARROW_SHARED),
     kernels!("linear", "linear_odd", THREADS, Tile::MIDDLE_SHARED),
+    kernels!("hopper_linear", "hopper_linear_wide", HOPPER_THREADS, Tile::HOPPER_WIDE_SHARED),
+    kernels!("hopper_linear", "hopper_linear_tall", HOPPER_THREADS, Tile::HOPPER_TALL_SHARED),
 ];
 
-/// `LinearArgs` of linear.cu.
+/// `LinearArgs` of linear.cuh.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct LinearArgs {
@@ -30,7 +32,7 @@ struct LinearArgs {
     inputs: u32,
     depth: u32,
     epilogue: u32,
-    padding: u32,
+    blocks: u32,
 }
 
 // SAFETY: laid out as the kernel's struct.
@@ -45,7 +47,7 @@ impl<D: Driver> CudaBackend<D> {
         let (weight, bias) = (flat(weight)?, bias.map(flat).transpose()?);
         let fill =
             |[_, column, _]: [usize; 3], to: &mut [f32]| to.copy_from_slice(&weight[column * inputs..][..inputs]);
-        Ok(CudaLinear(self.pack([1, outputs, 1, inputs], bias, fill)?))
+        Ok(CudaLinear(self.pack([1, 1, outputs, 1, inputs], bias, fill)?))
     }
 
     pub(super) fn run_linear(
@@ -75,6 +77,7 @@ impl<D: Driver> CudaBackend<D> {
         if rows == 0 {
             return Ok(out);
         }
+        let grid = self.product_grid(packed, rows, 1);
         let args = LinearArgs {
             x: x.address(),
             weights: packed.weights.address(),
@@ -87,9 +90,9 @@ impl<D: Driver> CudaBackend<D> {
             inputs: index(inputs)?,
             depth: packed.depth,
             epilogue,
-            padding: 0,
+            blocks: index(grid[0])?,
         };
-        self.launch(&LINEAR[packed.tile as usize], [packed.blocks(rows), 1, 1], &args)?;
+        self.launch(&LINEAR[packed.tile as usize], grid, &args)?;
         Ok(out)
     }
 }

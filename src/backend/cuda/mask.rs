@@ -77,6 +77,7 @@ unsafe impl Args for ListArgs {}
 struct OrderArgs {
     counts: Address,
     order: Address,
+    taken: Address,
     queries: u32,
 }
 
@@ -91,6 +92,8 @@ pub struct CudaMask {
     pub(super) lists: CudaTensor,
     /// The query windows of each head, those with the longest lists first, as u32.
     pub(super) order: CudaTensor,
+    /// How many of them attention has taken, as u32: 0 before and after.
+    pub(super) taken: CudaTensor,
     pub(super) heads: usize,
     pub(super) query_windows: usize,
     pub(super) key_windows: usize,
@@ -125,7 +128,7 @@ impl<D: Driver> CudaBackend<D> {
         let words = |rows, cols| self.tensor(Shape::Rows(rows, cols), Precision::F32);
         let tables = heads * (queries / windows);
         let (table, thresholds) = (words(heads * queries, keys)?, words(tables, 1)?);
-        let (counts, order) = (words(heads, queries)?, words(heads, queries)?);
+        let (counts, order, taken) = (words(heads, queries)?, words(heads, queries)?, words(1, 1)?);
 
         let args = ScoreArgs {
             q_mean: q_mean.address(),
@@ -159,9 +162,14 @@ impl<D: Driver> CudaBackend<D> {
             keys: index(keys)?,
         };
         self.launch_one(&DRAFT_LIST, [rows.div_ceil(LISTS), 1, 1], &args)?;
-        let args = OrderArgs { counts: counts.address(), order: order.address(), queries: index(queries)? };
+        let args = OrderArgs {
+            counts: counts.address(),
+            order: order.address(),
+            taken: taken.address(),
+            queries: index(queries)?,
+        };
         self.launch_one(&DRAFT_ORDER, [queries.div_ceil(ORDERED), heads, 1], &args)?;
-        Ok(CudaMask { counts, lists: table, order, heads, query_windows: queries, key_windows: keys })
+        Ok(CudaMask { counts, lists: table, order, taken, heads, query_windows: queries, key_windows: keys })
     }
 
     pub(super) fn download_mask(&self, mask: &CudaMask) -> Result<HostTensor> {

@@ -32,8 +32,8 @@ use candle_core::{DType, Device, Tensor};
 use parking_lot::Mutex;
 
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Finish, Format, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv,
-    Rope, Rounding,
+    Backend, ColorFix, DraftMask, Epilogue, Finish, Format, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor,
+    KvGroup, Qkv, Rope, Rounding, WINDOW_TOKENS,
 };
 use crate::error::{Error, Result};
 
@@ -44,7 +44,7 @@ pub use frames::{CudaIngest, CudaOutgoing};
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
 pub use tensor::{CudaTensor, Weight};
-use tensor::{Shape, decode, encode};
+use tensor::{Shape, decode, encode, places_of_heads};
 use work::{ENDLESS_BYTES, Endless, Work};
 
 /// How rows and maps are stored, and what the tensor cores multiply; sums are f32 in each.
@@ -89,6 +89,7 @@ pub struct CudaBackend<D: Driver> {
     arena: Arc<Arena>,
     precision: Precision,
     tensor_cores: TensorCores,
+    multiprocessors: usize,
     /// Rows of a frame without what lies between them, on their way to or from the device.
     staging: Mutex<Vec<u8>>,
 }
@@ -101,8 +102,9 @@ impl<D: Driver> CudaBackend<D> {
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
         let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
-        let tensor_cores = driver.tensor_cores();
-        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, staging: Mutex::default() })
+        let (tensor_cores, multiprocessors) = (driver.tensor_cores(), driver.multiprocessors());
+        let staging = Mutex::default();
+        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, multiprocessors, staging })
     }
 
     /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
@@ -114,7 +116,8 @@ impl<D: Driver> CudaBackend<D> {
         let memory: Arc<dyn Memory> = Arc::new(Endless::default());
         let arena = Arc::new(Arena::new(memory.clone()));
         arena.reserve(ENDLESS_BYTES)?;
-        Ok(Self { memory, queue: Work::Rehearsal, arena, precision, tensor_cores, staging: Mutex::default() })
+        let (queue, multiprocessors, staging) = (Work::Rehearsal, 1, Mutex::default());
+        Ok(Self { memory, queue, arena, precision, tensor_cores, multiprocessors, staging })
     }
 
     /// The memory of activations.
@@ -142,6 +145,11 @@ impl<D: Driver> CudaBackend<D> {
     /// Uninitialised rows in the backend's precision.
     fn empty_rows(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
         self.tensor(Shape::Rows(rows, cols), self.precision)
+    }
+
+    /// Uninitialised heads in the backend's precision.
+    fn empty_heads(&self, life: Life, rows: usize, cols: usize) -> Result<CudaTensor> {
+        self.tensor_for(life, Shape::Heads(rows, cols), self.precision)
     }
 
     /// An uninitialised map in the backend's precision.
@@ -366,7 +374,22 @@ impl<D: Driver> Backend for CudaBackend<D> {
     fn to_host(&self, x: &CudaTensor) -> Result<HostTensor> {
         let mut bytes = vec![0; x.shape.len() * x.precision.bytes()];
         self.queue.download(&mut bytes, x.address())?;
-        Ok(Tensor::from_vec(decode(&bytes, x.precision), x.shape.dims(), &Device::Cpu)?)
+        let mut values = decode(&bytes, x.precision);
+        if let Shape::Heads(rows, cols) = x.shape {
+            values = places_of_heads(rows, cols, x.precision).map(|place| values[place]).collect();
+        }
+        Ok(Tensor::from_vec(values, x.shape.dims(), &Device::Cpu)?)
+    }
+
+    fn heads(&self, values: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
+        if rows % WINDOW_TOKENS != 0 || cols % HEAD_DIM != 0 || values.len() != rows * cols {
+            return Err(Error::Compute(format!("{} values for heads of {rows} x {cols}", values.len())));
+        }
+        let mut stored = vec![0.0; values.len()];
+        for (place, value) in places_of_heads(rows, cols, self.precision).zip(values) {
+            stored[place] = *value;
+        }
+        self.upload(Shape::Heads(rows, cols), self.precision, &stored)
     }
 
     fn map(&self, values: &HostTensor) -> Result<CudaTensor> {

@@ -93,11 +93,11 @@ impl<D: Driver> CudaBackend<D> {
         let turns: Vec<f32> = rope.table().flat_map(|(cos, sin)| [cos, sin]).collect();
         let turns = self.upload(Shape::Rows(turns.len() / 2, 2), Precision::F32, &turns)?;
         let means = |windows, life| self.tensor_for(life, Shape::Rows(windows, dim), Precision::F32);
-        let q = self.empty_rows(tokens, dim)?;
+        let q = self.empty_heads(Life::Short, tokens, dim)?;
         let q_mean = means(grid.groups() * grid.windows(), Life::Short)?;
         let group = || {
-            let rows = || self.tensor_for(Life::Long, Shape::Rows(tokens / grid.groups(), dim), self.precision);
-            Ok(KvGroup { k: rows()?, v: rows()?, k_mean: means(grid.windows(), Life::Long)? })
+            let heads = || self.empty_heads(Life::Long, tokens / grid.groups(), dim);
+            Ok(KvGroup { k: heads()?, v: heads()?, k_mean: means(grid.windows(), Life::Long)? })
         };
         let groups = (0..grid.groups()).map(|_| group()).collect::<Result<Vec<_>>>()?;
 

@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use super::Precision;
 use super::arena::Place;
 use super::driver::{Address, Memory};
+use crate::backend::{HEAD_DIM, WINDOW_TOKENS};
 use crate::error::{Error, Result};
 
 /// What a tensor stands for, and its sides.
@@ -16,6 +17,8 @@ use crate::error::{Error, Result};
 pub enum Shape {
     /// `[rows, cols]`.
     Rows(usize, usize),
+    /// `[rows, cols]`, whole windows and heads, stored as `kernels/heads.cuh` describes.
+    Heads(usize, usize),
     /// `(height, width, channels)`, channels innermost, without border.
     Map(usize, usize, usize),
     /// `(3, height, width)`.
@@ -26,7 +29,7 @@ impl Shape {
     /// Values in all.
     pub fn len(self) -> usize {
         match self {
-            Shape::Rows(rows, cols) => rows * cols,
+            Shape::Rows(rows, cols) | Shape::Heads(rows, cols) => rows * cols,
             Shape::Map(height, width, channels) => height * width * channels,
             Shape::Picture(height, width) => 3 * height * width,
         }
@@ -35,15 +38,15 @@ impl Shape {
     /// The sides as a list.
     pub fn dims(self) -> Vec<usize> {
         match self {
-            Shape::Rows(rows, cols) => vec![rows, cols],
+            Shape::Rows(rows, cols) | Shape::Heads(rows, cols) => vec![rows, cols],
             Shape::Map(height, width, channels) => vec![height, width, channels],
             Shape::Picture(height, width) => vec![3, height, width],
         }
     }
 }
 
-/// An activation. Maps and rows are stored in the engine's precision, pictures and the mean queries and keys of windows in
-/// f32.
+/// An activation. Maps, rows and heads are stored in the engine's precision, pictures and the mean queries and keys of
+/// windows in f32.
 #[derive(Clone)]
 pub struct CudaTensor {
     pub(super) place: Arc<Place>,
@@ -65,7 +68,15 @@ impl CudaTensor {
         match self.shape {
             Shape::Rows(rows, cols) => Ok((rows, cols)),
             Shape::Map(height, width, channels) => Ok((height * width, channels)),
-            Shape::Picture(..) => self.refuse("rows"),
+            Shape::Heads(..) | Shape::Picture(..) => self.refuse("rows"),
+        }
+    }
+
+    /// Rows and columns of queries, keys or values.
+    pub(super) fn heads_dims(&self) -> Result<(usize, usize)> {
+        match self.shape {
+            Shape::Heads(rows, cols) => Ok((rows, cols)),
+            _ => self.refuse("queries, keys or values"),
         }
     }
 
@@ -91,6 +102,22 @@ pub(super) fn addresses<'a, const N: usize>(tensors: impl IntoIterator<Item = &'
     let mut all = [0; N];
     all.iter_mut().zip(tensors).for_each(|(address, tensor)| *address = tensor.address());
     all
+}
+
+/// Where heads keep each of their values, row by row: see `kernels/heads.cuh`.
+pub(super) fn places_of_heads(rows: usize, cols: usize, precision: Precision) -> impl Iterator<Item = usize> {
+    const HALF: usize = 64;
+    let in_tiles = move |row: usize, col: usize| {
+        let tile = row / WINDOW_TOKENS * (cols / HEAD_DIM) + col / HEAD_DIM;
+        let half = tile * (HEAD_DIM / HALF) + col % HEAD_DIM / HALF;
+        let piece = (col % HALF / 8) ^ (row % 8);
+        (half * WINDOW_TOKENS + row % WINDOW_TOKENS) * HALF + piece * 8 + col % 8
+    };
+    let place = move |row, col| match precision {
+        Precision::F32 => row * cols + col,
+        Precision::Bf16 | Precision::F16 => in_tiles(row, col),
+    };
+    (0..rows).flat_map(move |row| (0..cols).map(move |col| place(row, col)))
 }
 
 /// Device memory that holds a weight.

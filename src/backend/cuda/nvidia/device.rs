@@ -39,6 +39,7 @@ pub(super) struct Device {
     handle: CUdevice,
     context: CUcontext,
     capability: (u32, u32),
+    multiprocessors: u32,
     /// Bytes of shared memory that a block can have.
     shared: u32,
     loaded: RwLock<Loaded>,
@@ -98,6 +99,7 @@ impl Device {
         };
         let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         if (major, minor) < images::OLDEST {
             let reason = format!(
@@ -109,7 +111,8 @@ impl Device {
         let mut context = ptr::null_mut();
         // SAFETY: the device exists; the driver writes one pointer. Dropping the device releases the context.
         check(&name, "cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, handle) })?;
-        Ok(Self { name, handle, context, capability: (major, minor), shared, loaded: RwLock::default() })
+        let capability = (major, minor);
+        Ok(Self { name, handle, context, capability, multiprocessors, shared, loaded: RwLock::default() })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -118,6 +121,10 @@ impl Device {
 
     pub(super) fn capability(&self) -> (u32, u32) {
         self.capability
+    }
+
+    pub(super) fn multiprocessors(&self) -> usize {
+        self.multiprocessors as usize
     }
 
     /// Makes this thread's calls go to the device. Every call needs it, since other libraries of the process may have

@@ -95,6 +95,10 @@ impl Driver for Nvidia {
         }
     }
 
+    fn multiprocessors(&self) -> usize {
+        self.device.multiprocessors()
+    }
+
     fn queue(&self) -> Result<NvidiaQueue> {
         NvidiaQueue::new(self.device.clone())
     }

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// Convolutions as problems of product.cuh, over taps that are read in place: the left side's rows are the pixels of a
+// map, its segments the taps of one input map after the other. A layer is an output step of a convolution over time, or
+// a phase of an upsampling.
+#pragma once
+
+#include "product.cuh"
+
+namespace {
+
+constexpr u32 MAX_OUTS = 8, MAX_MAPS = 2 * MAX_OUTS + 2;
+
+struct ConvArgs {
+    const void* maps[MAX_MAPS];
+    // Of `outputs` channels each.
+    void* outs[MAX_OUTS];
+    const void* weights;
+    const float* bias;
+    // Of the result's shape, or null.
+    const void* skip;
+    // Of the input maps.
+    u32 height, width, inputs;
+    // Columns of the product: those of all maps that come out of one phase or step, `outputs` each.
+    u32 columns, outputs;
+    // Values of a column of weights; segments of them that are used.
+    u32 depth, segments;
+    // Taps of a kernel's row: 3 or 2.
+    u32 side;
+    // Output steps start 2 maps apart; each phase has weights and pixels of its own.
+    u32 over_time, phases, replicate, relu;
+    // Output steps or phases; and the blocks of the launch, for blocks that compute several tiles.
+    u32 layers, blocks;
+};
+
+template <class T> struct Taps {
+    // Row and column of a pixel; beyond the last one `y` is far outside.
+    struct Row {
+        i32 y, x;
+    };
+
+    const ConvArgs* args;
+    u32 layer;
+    const T* map;
+    // Of the tap, from the pixel.
+    i32 dy, dx;
+
+    METHOD Row row(u32 m) const {
+        if (m >= args->height * args->width) return {-0x10000000, 0};
+        return {i32(m / args->width), i32(m % args->width)};
+    }
+
+    METHOD void enter(u32 segment) {
+        // Divided by constants: this comes up every few steps of the product.
+        const bool three = args->side == 3;
+        const u32 source = three ? segment / 9 : segment / 4, tap = segment - source * (three ? 9 : 4);
+        const u32 tap_row = three ? tap / 3 : tap / 2, tap_column = tap - tap_row * (three ? 3 : 2);
+        const u32 phase = args->phases ? layer : 0, first = args->over_time ? 2 * layer : 0;
+        map = static_cast<const T*>(args->maps[first + source]);
+        dy = i32(tap_row + phase / 2) - 1;
+        dx = i32(tap_column + phase % 2) - 1;
+    }
+
+    METHOD const T* channels(Row row) const {
+        i32 y = row.y + dy, x = row.x + dx;
+        if (args->replicate) {
+            y = clamp(y, 0, i32(args->height) - 1);
+            x = clamp(x, 0, i32(args->width) - 1);
+        }
+        if (u32(y) >= args->height || u32(x) >= args->width) return nullptr;
+        return map + (u64(u32(y)) * args->width + u32(x)) * args->inputs;
+    }
+};
+
+template <class T> struct ConvResult {
+    const ConvArgs& args;
+    u32 layer;
+
+    METHOD bool has(u32 row, u32 column) const { return row < args.height * args.width && column < args.columns; }
+    METHOD u32 run() const { return args.outputs; }
+
+    METHOD u64 line(u32 row) const {
+        if (!args.phases) return u64(row) * args.outputs;
+        const u64 y = 2 * u64(row / args.width) + layer / 2;
+        return (y * (2 * args.width) + 2 * (row % args.width) + layer % 2) * args.outputs;
+    }
+
+    template <int N> METHOD Terms<N> terms(u32 column) const {
+        return {read<float, N>(args.bias + column), filled<N>(1.0f)};
+    }
+
+    METHOD const T* added() const { return static_cast<const T*>(args.skip); }
+
+    template <int N>
+    METHOD void put(u64 line, u32 column, const Vector<float, N>& sums, const Vector<float, N>& added) const {
+        auto y = sums;
+        const u32 out = args.phases ? column / args.outputs : args.over_time ? layer : 0;
+        const u32 channel = args.phases ? column % args.outputs : column;
+#pragma unroll
+        for (int i = 0; i < N; ++i) y.values[i] += added.values[i];
+        if (args.relu) {
+            // Written so that NaN stays visible.
+#pragma unroll
+            for (int i = 0; i < N; ++i) y.values[i] = y.values[i] < 0.0f ? 0.0f : y.values[i];
+        }
+        write(static_cast<T*>(args.outs[out]) + line + channel, y);
+    }
+};
+
+template <class T> struct Conv {
+    using Left = Taps<T>;
+
+    const ConvArgs& args;
+
+    METHOD Left left(u32 layer) const { return {&args, layer, nullptr, 0, 0}; }
+    METHOD ConvResult<T> result(u32 layer) const { return {args, layer}; }
+    template <class Tile> METHOD Product product(u32 layer) const {
+        const u64 values = u64(divide_up(args.columns, Tile::N) * Tile::N) * args.depth;
+        return {static_cast<const T*>(args.weights) + (args.phases ? layer * values : 0),
+                args.height * args.width, args.columns, args.inputs, args.segments, args.depth};
+    }
+};
+
+}

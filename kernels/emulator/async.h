@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// What a Hopper GPU does beside the threads of a block: bulk copies, the barriers that count them, and products of
+// warpgroups. Each happens as late as it may: a bulk copy lands when somebody first finds the phase of its barrier
+// over, a product reads shared memory and gives its sums at the wait for it. Until then what they write is NaN. They
+// see shared memory through a copy of it, into which the threads' own writes come with async_proxy_fence.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace emulator {
+
+class Block;
+
+// A product as a lane asks for it: `left` are its fragments, or null if the left side is in shared memory.
+struct LaneProduct {
+    float* sums;
+    const uint32_t* left;
+    uint64_t left_matrix, right_matrix;
+    uint32_t columns;
+    bool mn_major, half, keep;
+};
+
+class Async {
+public:
+    explicit Async(Block& block);
+    ~Async();
+    Async(const Async&) = delete;
+
+    void start(uint32_t warps, size_t shared_bytes);
+    // What is wrong with a block that ends here, or null.
+    const char* finish() const;
+
+    // 16 bytes of shared memory in the view of copies and products: they are unknown; they are as the threads see them.
+    void hide(uint32_t address);
+    void show(uint32_t address);
+
+    void init(unsigned long long& state, uint32_t arrivals);
+    void init_fence();
+    void arrive(unsigned long long& state, uint32_t bytes);
+    void copy(void* to, const void* from, uint32_t bytes, unsigned long long& state);
+    void wait(unsigned long long& state, uint32_t parity);
+
+    // Of the warp that runs.
+    void fence();
+    void multiply(LaneProduct** lanes);
+    void commit();
+    void wait_products(uint32_t groups);
+
+private:
+    struct BulkCopy {
+        void* to;
+        const void* from;
+        uint32_t bytes;
+    };
+    struct BarrierState {
+        uint32_t arrivals, pending, phase;
+        // Bytes of this phase.
+        uint64_t expected, issued;
+        bool fenced;
+        std::vector<BulkCopy> copies;
+    };
+    // The sums of a warp that products are computing.
+    struct Sums {
+        float* registers[32];
+        uint32_t count;
+        uint32_t products;
+        std::vector<float> values;
+    };
+    struct WarpProduct {
+        LaneProduct lanes[32];
+        uint32_t group;
+    };
+    struct Warp {
+        bool fenced;
+        uint32_t group, issued;
+        std::vector<WarpProduct> products;
+        std::vector<Sums> sums;
+    };
+
+    Block& block_;
+    uint8_t* view_;
+    size_t shared_bytes_;
+    std::vector<BarrierState> barriers_;
+    std::vector<Warp> warps_;
+
+    BarrierState& find(unsigned long long& state);
+    bool is_over(const BarrierState& barrier) const;
+    void end_phase(BarrierState& barrier, unsigned long long& state);
+    void settle(BarrierState& barrier, unsigned long long& state);
+
+    Warp& warp();
+    float element(uint64_t descriptor, bool mn_major, bool half, uint32_t line, uint32_t k);
+    void compute(const WarpProduct& product, Sums& sums);
+};
+
+}

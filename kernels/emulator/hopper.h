@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// The primitives of hopper.cuh on a CPU: see async.h for what is made of them.
+#pragma once
+
+// Shared memory has addresses from 0 on.
+DEVICE u32 shared_address(const void* p) { return emulator::block()->shared_address(p); }
+
+DEVICE void barrier_init(Barrier& barrier, u32 arrivals) { emulator::block()->async.init(barrier.state, arrivals); }
+DEVICE void barrier_init_fence() { emulator::block()->async.init_fence(); }
+DEVICE void barrier_arrive(Barrier& barrier) { emulator::block()->async.arrive(barrier.state, 0); }
+DEVICE void barrier_arrive_expect(Barrier& barrier, u32 bytes) {
+    emulator::block()->async.arrive(barrier.state, bytes);
+}
+DEVICE void barrier_wait(Barrier& barrier, u32 parity) { emulator::block()->async.wait(barrier.state, parity); }
+
+DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Barrier& barrier) {
+    emulator::block()->async.copy(shared, global, bytes, barrier.state);
+}
+DEVICE void async_proxy_fence() { emulator::block()->proxy_fence(); }
+
+template <class T> DEVICE void store_shared(T* to, const Vector<T, 8>& values) {
+    emulator::block()->store(to, &values);
+}
+
+template <u32 N> DEVICE void registers_decrease() {
+    static_assert(N >= 24 && N <= 256 && N % 8 == 0, "what setmaxnreg takes");
+    warp_barrier();
+}
+template <u32 N> DEVICE void registers_increase() { registers_decrease<N>(); }
+
+DEVICE void named_barrier(u32 number, u32 threads) { emulator::block()->named_barrier(number, threads, true); }
+DEVICE void named_barrier_arrive(u32 number, u32 threads) { emulator::block()->named_barrier(number, threads, false); }
+
+template <class... Values> DEVICE void warpgroup_fence(Values&...) {
+    u32 nothing = 0;
+    emulator::meet<u32>(nothing, [](u32**) { emulator::block()->async.fence(); });
+}
+DEVICE void warpgroup_commit() {
+    u32 nothing = 0;
+    emulator::meet<u32>(nothing, [](u32**) { emulator::block()->async.commit(); });
+}
+template <int N, class... Values> DEVICE void warpgroup_wait(Values&...) {
+    u32 nothing = 0;
+    emulator::meet<u32>(nothing, [](u32**) { emulator::block()->async.wait_products(N); });
+}
+
+namespace emulator {
+template <class T> constexpr bool is_half = std::is_same<T, f16>::value;
+
+inline void multiply(LaneProduct& own) {
+    meet<LaneProduct>(own, [](LaneProduct** lanes) { block()->async.multiply(lanes); });
+}
+}
+
+template <class T, bool MN_MAJOR = false, u32 SUMS>
+inline void warpgroup_multiply(float (&sums)[SUMS], u64 left, u64 right, bool keep = true) {
+    emulator::LaneProduct own{sums, nullptr, left, right, 2 * SUMS, MN_MAJOR, emulator::is_half<T>, keep};
+    emulator::multiply(own);
+}
+template <class T, bool MN_MAJOR = false, u32 SUMS>
+inline void warpgroup_multiply(float (&sums)[SUMS], const u32 (&left)[4], u64 right, bool keep = true) {
+    emulator::LaneProduct own{sums, left, 0, right, 2 * SUMS, MN_MAJOR, emulator::is_half<T>, keep};
+    emulator::multiply(own);
+}

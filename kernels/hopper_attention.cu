@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// Sparse attention on Hopper: FlashAttention-3 (Shah et al., 2024) over lists of key windows. A block takes one window
+// of queries of a head after the other, as long as there are any. One thread takes them, one has queries, keys and
+// values brought, a tile of heads.cuh at a time, and two warpgroups compute, 64 queries each: the scores of the next
+// tile are multiplied while the softmax of this one is taken, and the warpgroups take turns, so that one has products
+// under way while the other has powers of 2.
+
+#include "attention.cuh"
+#include "hopper.cuh"
+
+namespace {
+
+constexpr u32 CONSUMERS = 2, THREADS = (CONSUMERS + 1) * WARPGROUP;
+constexpr u32 QUERIES = WINDOW / CONSUMERS;
+// What a thread has of 64 x 128 sums.
+constexpr u32 SUMS = 64;
+constexpr u32 TILE = Heads<bf16>::TILE, TILE_BYTES = 2 * TILE, HALF_BYTES = 2 * Heads<bf16>::HALF;
+// Tiles of queries, and of keys and values: all that fits.
+constexpr u32 QUERY_TILES = 2, TILES = 5;
+
+// Weights are at most 2 to the power of this.
+constexpr float LARGEST_POWER = 8;
+
+// Of 512 that three warps of a quarter of a multiprocessor share.
+constexpr u32 CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
+
+// Named barriers: one on which each warpgroup awaits its turn, and one for itself.
+constexpr u32 TURN = 1, OWN = TURN + CONSUMERS;
+
+struct HopperArgs {
+    SparseArgs sparse;
+    // How many windows of queries of all heads have been taken; 0 before and after.
+    u32* taken;
+    u32 windows, blocks;
+};
+
+// A window of queries and how many key windows are on its list; `window` is `NONE` if there is nothing left.
+struct Work {
+    u32 window, head, count;
+};
+constexpr u32 NONE = ~0u;
+
+// Of each of N places in shared memory: it is full; everybody has read it.
+template <u32 N> struct Ring {
+    Barrier full[N], empty[N];
+
+    METHOD void init(u32 readers) {
+        for (u32 i = 0; i < N; ++i) {
+            barrier_init(full[i], 1);
+            barrier_init(empty[i], readers);
+        }
+    }
+};
+
+// A place in a ring.
+template <u32 N> struct Place {
+    u32 index = 0, parity = 0;
+
+    METHOD void next() {
+        if (++index < N) return;
+        index = 0;
+        parity ^= 1;
+    }
+};
+
+template <class T> struct AttentionShared {
+    T q[QUERY_TILES][TILE];
+    // Keys and values in the order in which they are read: the keys of a tile before the values of the one before.
+    T tiles[TILES][TILE];
+    Work work;
+    Ring<QUERY_TILES> query_ring;
+    Ring<TILES> tile_ring;
+    Ring<1> work_ring;
+};
+
+// The same matrix `bytes` further on.
+DEVICE u64 moved(u64 matrix, u32 bytes) { return matrix + (bytes >> 4); }
+
+// One thread's part: takes windows of queries, those of a head with the longest lists first, each when the one before
+// is nearly done.
+template <class T> DEVICE void take(AttentionShared<T>& shared, const HopperArgs& args) {
+    for (Place<1> place;; place.next()) {
+        barrier_wait(shared.work_ring.empty[0], place.parity ^ 1);
+        // Every block asks once more than it gets, and that many make the counter 0 again.
+        const u32 index = atomic_count(args.taken, args.windows + args.blocks - 1);
+        Work work{NONE, index / args.sparse.query_windows, 0};
+        if (index < args.windows) {
+            work.window = args.sparse.order[index];
+            work.count = args.sparse.counts[work.head * args.sparse.query_windows + work.window];
+        }
+        shared.work = work;
+        barrier_arrive(shared.work_ring.full[0]);
+        if (work.window == NONE) return;
+    }
+}
+
+// One thread's part: has queries, keys and values brought.
+template <class T> DEVICE void bring(AttentionShared<T>& shared, const SparseArgs& args) {
+    Place<QUERY_TILES> query;
+    Place<TILES> tile;
+    const auto bring_tile = [](T* to, auto& ring, auto& place, const T* from) {
+        Barrier& full = ring.full[place.index];
+        barrier_wait(ring.empty[place.index], place.parity ^ 1);
+        barrier_arrive_expect(full, TILE_BYTES);
+        copy_bulk(to, from, TILE_BYTES, full);
+        place.next();
+    };
+    const auto bring_listed = [&](const void* const (&groups)[MAX_GROUPS], u32 window, u32 head) {
+        bring_tile(shared.tiles[tile.index], shared.tile_ring, tile, args.tile<T>(groups, window, head));
+    };
+    for (Place<1> place;; place.next()) {
+        barrier_wait(shared.work_ring.full[0], place.parity);
+        const Work work = shared.work;
+        if (work.window == NONE) return;
+        if (work.count == 0) {
+            barrier_arrive(shared.work_ring.empty[0]);
+            continue;
+        }
+        const u32* list = args.lists + (u64(work.head) * args.query_windows + work.window) * args.pitch;
+        u32 window = list[0], last = 0;
+        bring_tile(shared.q[query.index], shared.query_ring, query,
+                   static_cast<const T*>(args.q) + Heads<T>{args.dim}.tile(work.window, work.head));
+        for (u32 i = 0; i <= work.count; ++i) {
+            if (i + 1 == work.count) barrier_arrive(shared.work_ring.empty[0]);
+            // Read early: what is waited for below is seldom there already.
+            const u32 next = i + 1 < work.count ? list[i + 1] : 0;
+            if (i < work.count) bring_listed(args.k, window, work.head);
+            if (i > 0) bring_listed(args.v, last, work.head);
+            last = window;
+            window = next;
+        }
+    }
+}
+
+// A warpgroup's part. Of its sums a thread has those of two rows, row r those with i / 2 % 2 == r.
+template <class T> struct Attention {
+    AttentionShared<T>& shared;
+    float score[SUMS], out[SUMS];
+    // Left-hand fragments for 16 keys each.
+    u32 weights[WINDOW / 16][4];
+    // What scores are relative to, and the sum of the weights.
+    float maximum[2], sum[2];
+    Place<QUERY_TILES> query;
+    Place<TILES> tile;
+    // The first turn is the first warpgroup's, without it being passed to it.
+    bool has_turn = warpgroup() == 0;
+
+    METHOD explicit Attention(AttentionShared<T>& shared) : shared(shared) {}
+
+    METHOD void await_turn() {
+        if (!has_turn) named_barrier(TURN + warpgroup(), CONSUMERS * WARPGROUP);
+        has_turn = false;
+    }
+    METHOD void pass_turn() { named_barrier_arrive(TURN + 1 - warpgroup(), CONSUMERS * WARPGROUP); }
+
+    // Gives the number of the next tile.
+    METHOD u32 await_tile() {
+        const u32 index = tile.index;
+        barrier_wait(shared.tile_ring.full[index], tile.parity);
+        tile.next();
+        return index;
+    }
+
+    // To be called after the wait for the products that read it.
+    static METHOD void release(Barrier& empty) {
+        if (lane() == 0) barrier_arrive(empty);
+    }
+
+    // These give the number of the tile that they read.
+    METHOD u32 start_scores() {
+        const u32 index = await_tile();
+        const u64 q = k_major(shared.q[query.index] + warpgroup() * QUERIES * TILE_COLUMNS);
+        const u64 k = k_major(shared.tiles[index]);
+        warpgroup_fence(score);
+#pragma unroll
+        for (u32 c = 0; c < HEAD; c += 16) {
+            const u32 place = c / TILE_COLUMNS * HALF_BYTES + c % TILE_COLUMNS * 2;
+            warpgroup_multiply<T>(score, moved(q, place), moved(k, place), c > 0);
+        }
+        warpgroup_commit();
+        return index;
+    }
+    METHOD u32 start_values(bool keep) {
+        const u32 index = await_tile();
+        const u64 v = mn_major(shared.tiles[index], HALF_BYTES);
+        warpgroup_fence(out, weights);
+#pragma unroll
+        for (u32 n = 0; n < WINDOW / 16; ++n)
+            warpgroup_multiply<T, true>(out, weights[n], moved(v, n * 16 * TILE_COLUMNS * 2), keep || n > 0);
+        warpgroup_commit();
+        return index;
+    }
+
+    // The largest score of each row of the tile.
+    METHOD void find_largest(float (&largest)[2]) const {
+#pragma unroll
+        for (u32 r = 0; r < 2; ++r) {
+            largest[r] = -infinity();
+#pragma unroll
+            for (u32 i = 2 * r; i < SUMS; i += 4) largest[r] = fmaxf(largest[r], fmaxf(score[i], score[i + 1]));
+            largest[r] = row_maximum(largest[r], 4);
+        }
+    }
+
+    // Turns scores into weights, still in f32.
+    METHOD void take_powers() {
+#pragma unroll
+        for (u32 r = 0; r < 2; ++r) {
+            const float shift = maximum[r] * SCALE;
+#pragma unroll
+            for (u32 i = 2 * r; i < SUMS; i += 4)
+                for (u32 x = i; x < i + 2; ++x) sum[r] += score[x] = exp2_fast(score[x] * SCALE - shift);
+        }
+    }
+
+    // The layout of the sums is that of a left side in registers.
+    METHOD void pack_weights() {
+#pragma unroll
+        for (u32 n = 0; n < WINDOW / 16; ++n)
+            for (u32 i = 0; i < 4; ++i) weights[n][i] = pack<T>(score[8 * n + 2 * i], score[8 * n + 2 * i + 1]);
+    }
+
+    METHOD void attend(u32 tiles) {
+        barrier_wait(shared.query_ring.full[query.index], query.parity);
+        u32 keys = start_scores();
+        warpgroup_wait<0>(score);
+        release(shared.tile_ring.empty[keys]);
+        find_largest(maximum);
+        sum[0] = sum[1] = 0;
+        take_powers();
+        pack_weights();
+        for (u32 i = 1; i < tiles; ++i) {
+            await_turn();
+            keys = start_scores();
+            const u32 values = start_values(i > 1);
+            pass_turn();
+            warpgroup_wait<1>(score);
+            release(shared.tile_ring.empty[keys]);
+            // Weights relative to anything are right, as long as they keep within the range of their type. To bring
+            // what was added up to another maximum is worth it only where that is far larger (as in FlashAttention-4).
+            float largest[2], rescale[2];
+            find_largest(largest);
+            bool changed = false;
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r) {
+                const bool far = (largest[r] - maximum[r]) * SCALE > LARGEST_POWER;
+                rescale[r] = far ? exp2_fast((maximum[r] - largest[r]) * SCALE) : 1;
+                maximum[r] = far ? largest[r] : maximum[r];
+                sum[r] *= rescale[r];
+                changed |= far;
+            }
+            take_powers();
+            warpgroup_wait<0>(out, weights);
+            release(shared.tile_ring.empty[values]);
+            if (ballot(changed) != 0) {
+#pragma unroll
+                for (u32 x = 0; x < SUMS; ++x) out[x] *= rescale[x / 2 % 2];
+            }
+            pack_weights();
+        }
+        const u32 values = start_values(tiles > 1);
+        warpgroup_wait<0>(out, weights);
+        release(shared.tile_ring.empty[values]);
+    }
+
+    // Results go through the place of the warpgroup's queries, which is then free, so that whole pieces are written.
+    METHOD void write(T* to, u32 dim) {
+        constexpr u32 PIECES = HEAD / 8;
+        const u32 l = lane(), first = warp() * 16;
+        T* own = shared.q[query.index];
+        named_barrier(OWN + warpgroup(), WARPGROUP);  // All its products have read them.
+#pragma unroll
+        for (u32 r = 0; r < 2; ++r) {
+            const float factor = 1.0f / row_sum(sum[r], 4);
+#pragma unroll
+            for (u32 i = 2 * r; i < SUMS; i += 4)
+                *reinterpret_cast<u32*>(own + Heads<T>::piece(first + l / 4 + 8 * r, i / 4) + l % 4 * 2) =
+                    pack<T>(out[i] * factor, out[i + 1] * factor);
+        }
+        warp_barrier();
+#pragma unroll
+        for (u32 row = first + l / PIECES; row < first + 16; row += WARP / PIECES)
+            *reinterpret_cast<Vector<T, 8>*>(to + u64(row) * dim + l % PIECES * 8) =
+                *reinterpret_cast<const Vector<T, 8>*>(own + Heads<T>::piece(row, l % PIECES));
+        async_proxy_fence();
+        warp_barrier();
+        release(shared.query_ring.empty[query.index]);
+        query.next();
+    }
+};
+
+template <class T> DEVICE void compute(AttentionShared<T>& shared, const SparseArgs& args) {
+    Attention<T> attention(shared);
+    for (Place<1> place;; place.next()) {
+        barrier_wait(shared.work_ring.full[0], place.parity);
+        const Work work = shared.work;
+        warp_barrier();
+        attention.release(shared.work_ring.empty[0]);
+        if (work.window == NONE) break;
+        T* out = static_cast<T*>(args.out) + u64(work.window) * WINDOW * args.dim + work.head * HEAD;
+        if (work.count == 0) {
+            write_zeros(out, WINDOW, args.dim, CONSUMERS * WARPGROUP);
+        } else {
+            attention.attend(work.count);
+            attention.write(out, args.dim);
+        }
+    }
+    // Nobody is left to take the last turn.
+    if (warpgroup() == 0) attention.await_turn();
+}
+
+template <class T> DEVICE void hopper_sparse_attention(const HopperArgs& args) {
+    auto& shared = shared_memory<AttentionShared<T>>();
+    if (thread() == 0) {
+        constexpr u32 WARPS = CONSUMERS * WARPGROUP / WARP;
+        shared.query_ring.init(WARPS);
+        shared.tile_ring.init(WARPS);
+        shared.work_ring.init(WARPS + 1);
+        barrier_init_fence();
+    }
+    block_barrier();
+    if (warpgroup() < CONSUMERS) {
+        registers_increase<CONSUMER_REGISTERS>();
+        compute(shared, args.sparse);
+    } else {
+        registers_decrease<PRODUCER_REGISTERS>();
+        const u32 part = thread() - CONSUMERS * WARPGROUP;
+        if (part == 0) bring(shared, args.sparse);
+        if (part == WARP) take(shared, args);
+    }
+}
+
+}
+
+KERNELS_HOPPER(hopper_sparse_attention, THREADS, AttentionShared, HopperArgs)

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// Linear layers over rows, as problems of product.cuh.
+#pragma once
+
+#include "product.cuh"
+
+namespace {
+
+enum Epilogue : u32 { NONE, GELU, ADD };
+
+struct LinearArgs {
+    const void* x;
+    const void* weights;
+    const float* bias;
+    // Of the result's shape, and one factor per column or null; for ADD.
+    const void* residual;
+    const float* gate;
+    void* out;
+    u32 rows, columns, inputs, depth, epilogue;
+    // Of the launch, for blocks that compute several tiles.
+    u32 blocks;
+};
+
+template <class T> struct Rows {
+    using Row = const T*;
+
+    const T* x;
+    u32 rows, inputs;
+
+    METHOD Row row(u32 m) const { return m < rows ? x + u64(m) * inputs : nullptr; }
+    METHOD void enter(u32) const {}
+    METHOD const T* channels(Row row) const { return row; }
+};
+
+// GELU in its tanh form (Hendrycks & Gimpel 2016, section 2), with (1 + tanh(u)) / 2 as 1 / (1 + exp(-2 u)): a power of
+// 2 and a fast division cost a fraction of a tanh, and small results keep their digits.
+DEVICE float gelu(float x) {
+    constexpr float FACTOR = -2.0f * 1.44269504f * 0.79788456080286536f;
+    return divide_fast(x, 1.0f + exp2_fast(x * (FACTOR + FACTOR * 0.044715f * x * x)));
+}
+
+template <class T> struct LinearResult {
+    const LinearArgs& args;
+
+    METHOD bool has(u32 row, u32 column) const { return row < args.rows && column < args.columns; }
+    METHOD u32 run() const { return args.columns; }
+    METHOD u64 line(u32 row) const { return u64(row) * args.columns; }
+
+    template <int N> METHOD Terms<N> terms(u32 column) const {
+        return {read<float, N>(args.bias + column), args.gate ? read<float, N>(args.gate + column) : filled<N>(1.0f)};
+    }
+
+    METHOD const T* added() const { return static_cast<const T*>(args.residual); }
+
+    template <int N>
+    METHOD void put(u64 line, u32 column, const Vector<float, N>& sums, const Vector<float, N>& added) const {
+        auto y = sums;
+        if (args.epilogue == GELU) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) y.values[i] = gelu(y.values[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) y.values[i] += added.values[i];
+        write(static_cast<T*>(args.out) + line + column, y);
+    }
+};
+
+template <class T> struct Linear {
+    using Left = Rows<T>;
+
+    const LinearArgs& args;
+
+    METHOD Left left(u32) const { return {static_cast<const T*>(args.x), args.rows, args.inputs}; }
+    METHOD LinearResult<T> result(u32) const { return {args}; }
+    template <class Tile> METHOD Product product(u32) const {
+        return {args.weights, args.rows, args.columns, args.inputs, 1, args.depth};
+    }
+};
+
+}
