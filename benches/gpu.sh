@@ -72,6 +72,10 @@ step "Parity" run_test parity
 step "Pipeline" pipeline
 for size in $sizes; do
     step "This crate, $size" bench --size "$size"
+    # Hopper has kernels of its own, which must be the faster ones.
+    if nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -q '^9\.0'; then
+        step "This crate, $size, kernels of every generation" bench --size "$size" --common
+    fi
 done
 if python3 -c "import torch" 2>/dev/null; then
     for size in $sizes; do

@@ -85,6 +85,9 @@ struct Args {
     /// Steady windows that are timed
     #[arg(long, default_value_t = 10)]
     windows: usize,
+    /// Without the kernels for this GPU's generation alone: with those that run on every one
+    #[arg(long)]
+    common: bool,
     /// A model of 1/250 of the size
     #[arg(long)]
     tiny: bool,
@@ -144,5 +147,6 @@ fn main() -> Result<()> {
     if args.emulator {
         return run(Arc::new(gstflashvsr::backend::cuda::emulator::Emulator::default()), &args);
     }
-    run(Arc::new(Nvidia::open(args.gpu)?), &args)
+    let gpu = Nvidia::open(args.gpu)?;
+    run(Arc::new(if args.common { gpu.with_common_kernels() } else { gpu }), &args)
 }

@@ -64,6 +64,13 @@ fn gpu(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::nvidia::
     cuda(gstflashvsr::backend::cuda::nvidia::Nvidia::open(0).expect("a GPU"), precision)
 }
 
+/// The same with the kernels that run on every GPU.
+#[cfg(feature = "gpu-tests")]
+fn gpu_common(precision: Precision) -> CudaBackend<gstflashvsr::backend::cuda::nvidia::Nvidia> {
+    use gstflashvsr::backend::cuda::nvidia::Nvidia;
+    cuda(Nvidia::open(0).expect("a GPU").with_common_kernels(), precision)
+}
+
 /// Hopper's warps wait for each other in ways that an unlucky order of threads could break.
 #[cfg(feature = "emulator")]
 #[test]
@@ -74,6 +81,21 @@ fn products_of_warpgroups_do_not_depend_on_the_order_of_threads() {
         convolution::upsample_conv(&backend);
         attention::block_sparse_attention(&backend);
     }
+}
+
+/// Makes a test of each check in the precisions of 16 bits.
+macro_rules! on_sixteen_bits {
+    ($backend:ident $($promise:ident: $check:path,)*) => {
+        mod bf16 {
+            use crate::{Precision, $backend};
+            $(#[test] fn $promise() { $check(&$backend(Precision::Bf16)) })*
+        }
+
+        mod f16 {
+            use crate::{Precision, $backend};
+            $(#[test] fn $promise() { $check(&$backend(Precision::F16)) })*
+        }
+    };
 }
 
 /// Makes a test of each check in each precision of the CUDA backend, if `feature` is on.
@@ -90,15 +112,7 @@ macro_rules! on_every_precision {
                 $(#[test] fn $exact() { $exact_check(&$backend(Precision::F32)) })*
             }
 
-            mod bf16 {
-                use crate::{Precision, $backend};
-                $(#[test] fn $promise() { $check(&$backend(Precision::Bf16)) })*
-            }
-
-            mod f16 {
-                use crate::{Precision, $backend};
-                $(#[test] fn $promise() { $check(&$backend(Precision::F16)) })*
-            }
+            on_sixteen_bits! { $backend $($promise: $check,)* }
         }
     };
 }
@@ -117,14 +131,20 @@ macro_rules! on_every_backend {
             all { $($promise: $check,)* } f32 { $($exact: $exact_check,)* }
         }
 
-        on_every_precision! {
-            "emulator" on_hopper hopper
-            all { $($promise: $check,)* } f32 { }
+        // Kernels for one generation alone are of 16 bits.
+        #[cfg(feature = "emulator")]
+        mod on_hopper {
+            on_sixteen_bits! { hopper $($promise: $check,)* }
         }
 
         on_every_precision! {
             "gpu-tests" on_gpu gpu
             all { $($promise: $check,)* } f32 { $($exact: $exact_check,)* }
+        }
+
+        #[cfg(feature = "gpu-tests")]
+        mod on_gpu_common {
+            on_sixteen_bits! { gpu_common $($promise: $check,)* }
         }
     };
 }

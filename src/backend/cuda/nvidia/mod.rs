@@ -23,6 +23,7 @@ pub use queue::NvidiaQueue;
 #[derive(Clone)]
 pub struct Nvidia {
     device: Arc<Device>,
+    tensor_cores: TensorCores,
 }
 
 impl Nvidia {
@@ -40,7 +41,17 @@ impl Nvidia {
     /// # Errors
     /// [`Error::Device`] if there is no driver, no such GPU, or if it is too old.
     pub fn open(ordinal: usize) -> Result<Self> {
-        Ok(Self { device: Arc::new(Device::open(ordinal)?) })
+        let device = Device::open(ordinal)?;
+        let tensor_cores = match device.capability() {
+            (9, 0) => TensorCores::Warpgroup,
+            _ => TensorCores::Warp,
+        };
+        Ok(Self { device: Arc::new(device), tensor_cores })
+    }
+
+    /// The same GPU with those kernels alone that run on every generation, to compare with them.
+    pub fn with_common_kernels(self) -> Self {
+        Self { tensor_cores: TensorCores::Warp, ..self }
     }
 
     /// The compute capability, such as (9, 0) of an H200.
@@ -89,10 +100,7 @@ impl Driver for Nvidia {
     }
 
     fn tensor_cores(&self) -> TensorCores {
-        match self.capability() {
-            (9, 0) => TensorCores::Warpgroup,
-            _ => TensorCores::Warp,
-        }
+        self.tensor_cores
     }
 
     fn multiprocessors(&self) -> usize {
