@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Frames as video has them, to packed RGB and back: planes or packed samples in any order, RGB or YCbCr, whose chroma may
-// be halved along either axis. Chroma is interpolated linearly on the way in; on the way out it is the mean of two pixels
-// where it lies between them, and weighted 1, 2, 1 where it lies on one.
+// Frames as video has them, to packed RGB and back: planes or packed samples in any order, RGB or YCbCr, whose chroma
+// may be halved along either axis. Chroma is interpolated linearly on the way in; on the way out it is the mean of two
+// pixels where it lies between them, and weighted 1, 2, 1 where it lies on one. GstVideoConverter does the same, but
+// rounds in between, and leaves chroma as it is down the rows where it is cosited with them.
 
 #include "prims.cuh"
 
