@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from centring import constant_channels
-from network import grow_and_enlarge, space_to_depth
+from network import FlashVsr, grow_and_enlarge, space_to_depth
 
 OFFSET = 0.3     # keeps the three colour channels of the last stage positive
 SAMPLES = 150_000
 LARGE = 24.0     # two constant token channels that fix the LayerNorm's scale
+LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
+HAAR = torch.tensor([[[0.125, 0.125], [0.125, 0.125]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]])
 
 
 def patches(video, t, s):
@@ -193,10 +195,47 @@ class DecoderStart:
         d[26].bias.fill_(-OFFSET)
 
 
-def initialise_dit(model):
+def look_ahead(frames):
+    """What the decoder has not seen: for each latent frame the luma of the next four frames, sampled every 4 pixels,
+    as 2x2 Haar coefficients with the detail amplified. (n,3,1+4f,H,W) -> (n,16,f,H/8,W/8)."""
+    n, _, t, height, width = frames.shape
+    luma = torch.einsum("ncthw,c->nthw", frames[:, :, 1:], LUMA.to(frames))
+    luma = luma.reshape(n, t // 4, 4, height // 8, 2, 4, width // 8, 2, 4)[..., 1:3, :, :, 1:3].mean((-4, -1))
+    return torch.einsum("nfthawb,kab->ntkfhw", luma, HAAR.to(luma)).flatten(1, 2)
+
+
+def look_ahead_kernel():
+    """`look_ahead` of a 16x16 cell as a kernel (64, 768, 4); rows in the order of the transformer's output."""
+    kernel, gain = torch.zeros(2, 2, 4, 4, 3, 16, 16, 4), LUMA / 4
+    for row in range(2):
+        for column in range(2):
+            for t in range(4):
+                for a in range(2):
+                    for b in range(2):
+                        y, x = 8 * row + 4 * a + 1, 8 * column + 4 * b + 1
+                        block = HAAR[:, a, b].view(4, 1, 1, 1) * gain.view(1, 3, 1, 1)
+                        kernel[row, column, t, :, :, y:y + 2, x:x + 2, t] = block
+    return kernel.reshape(64, 768, 4)
+
+
+def initialise_lq(lq, frames):
+    """The projection's first channels carry the four frames ahead through both convolutions, nearly linearly: an
+    offset keeps them in the straight part of the SiLU and fixes the norm. The other taps start small."""
+    for conv in (lq.conv1, lq.conv2):
+        conv.weight.normal_(0, 0.1 / conv.weight[0].numel() ** 0.5)
+        conv.bias.fill_(1)
+    lq.conv1.weight[:64, :, :, 1, 1] += look_ahead_kernel()[:lq.conv1.out_channels]
+    for index in range(min(lq.conv1.out_channels, lq.conv2.out_channels)):
+        # One undoes the other's norm, slope and offset, roughly.
+        lq.conv2.weight[index, index, 3, 1, 1] += 1.1
+        lq.conv2.bias[index] -= 0.8
+
+
+def initialise_dit(model, frames):
     """Noise passes nearly linearly through channels 0..63, LQ tokens through 64..D-3; gates start small, so that
-    the clean latent (noise - prediction) is a linear read-out of the LQ features."""
+    the clean latent (noise - prediction) is a linear read-out of the LQ features: the look-ahead, by regression."""
     dit, dim, gain = model.dit, model.dit.dim, 0.5
+    initialise_lq(model.lq, frames)
     patch = dit.patch_embedding
     patch.weight.zero_()
     patch.bias.zero_()
@@ -207,7 +246,19 @@ def initialise_dit(model):
     linear = model.lq.linear_layers[0]
     linear.weight.zero_()
     linear.bias.zero_()
-    linear.weight[64:-2].normal_(0, 0.6 / linear.in_features ** 0.5)
+    wanted = look_ahead(frames)
+    n, _, f, h, w = wanted.shape
+    cells = wanted.reshape(n, 16, f, h // 2, 2, w // 2, 2).permute(0, 2, 3, 5, 4, 6, 1).reshape(-1, 64)
+    found = []
+    hook = linear.register_forward_hook(lambda _, inputs, __: found.append(inputs[0].reshape(-1, linear.in_features)))
+    model.lq(frames)
+    hook.remove()
+    fit = Fit(found[0], cells, 1e-4)
+    basis = torch.linalg.eigh(fit.weight.T @ fit.covariance @ fit.weight)[1][:, -(dim - 66):]
+    weight = fit.weight @ basis
+    scale = 1 / (found[0].double() @ weight).std(0).mean()
+    linear.weight[64:-2] = (weight * scale).T.float()
+    linear.bias[64:-2] = (-fit.mean_x @ weight * scale).float()
     for block in dit.blocks:
         for attention in (block.self_attn, block.cross_attn):
             attention.o.bias.zero_()
@@ -220,17 +271,31 @@ def initialise_dit(model):
     dit.time_projection[1].bias.zero_()
     dit.time_embedding[2].weight.mul_(0.01)
     dit.time_embedding[2].bias.zero_()
-    deviation = ((2 * LARGE ** 2 + 64 * gain ** 2 + 0.3 * (dim - 66)) / dim) ** 0.5
-    head = dit.head.head
-    head.weight.zero_()
-    head.bias.zero_()
-    head.weight[torch.arange(64), torch.arange(64)] = deviation / gain
-    head.weight[:, 64:-2].normal_(0, 0.5 * deviation / (dim - 66) ** 0.5)
+    noise, found = torch.randn(n, 16, f, h, w), []
+    hook = dit.head.head.register_forward_hook(lambda _, inputs, __: found.append(inputs[0].reshape(-1, dim)))
+    model.latents(frames, noise, [f])
+    hook.remove()
+    cells = (noise - wanted).reshape(n, 16, f, h // 2, 2, w // 2, 2).permute(0, 2, 3, 5, 4, 6, 1).reshape(-1, 64)
+    fit = Fit(found[0], cells, 1e-6)
+    dit.head.head.weight.copy_(fit.weight.T)
+    dit.head.head.bias.copy_(fit.mean_y - fit.mean_x @ fit.weight)
+    latents = model.latents(frames, noise, [f])[0]
+    return 1 - ((latents - wanted).square().sum() / (wanted - wanted.mean()).square().sum()).item()
 
 
 @torch.no_grad()
 def initialise(model, source, target, log=print):
-    """Set a fresh model from clips in model range (n,3,4k,H,W)."""
+    """Set a fresh model from clips in model range (n,3,1+4k,H,W)."""
     wanted = (target - source + 1) / 2 if model.config.get("residual") else (target + 1) / 2
-    DecoderStart(model.decoder, source, wanted, log).run()
-    initialise_dit(model)
+    DecoderStart(model.decoder, source[:, :, :-1], wanted[:, :, :-1], log).run()
+    log(f"latents explain {initialise_dit(model, source):.5f} of the frames ahead")
+
+
+@torch.no_grad()
+def renew_latents(model, config, source, log=print):
+    """The decoder of a trained model, which begins by ignoring them, with a fresh projection and transformer."""
+    fresh = FlashVsr(config)
+    fresh.decoder = model.decoder
+    fresh.decoder.decoder[1].weight[:, 768:] = 0
+    log(f"latents explain {initialise_dit(fresh, source):.5f} of the frames ahead")
+    return fresh

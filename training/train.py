@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import closed_form
 import measure
 import network
 from centring import centre, plain
@@ -37,6 +38,8 @@ from clips import World
 from degrade import Degradation, augment
 from muon import Muon
 
+# Share of the clips whose condition lacks detail at the start, and the progress at which it has fallen to none.
+COARSE_SHARE, COARSE_UNTIL = 0.4, 0.5
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
 # Share, crop size, clips per worker, and the ways to cut the latent frames into windows. The first kind of batch
 # teaches variety, the second time (window seams), the third space (several attention blocks).
@@ -206,13 +209,17 @@ def objective(output, target, source):
     return loss.mean(), gain
 
 
-def coarse(condition, rng):
-    """Now and then a condition without detail, which leaves the detail to the latents."""
+def coarse(condition, rng, share):
+    """In a share of the clips the decoder's condition has no detail from a random one of each latent frame's four
+    frames on: only the latents, and frames of other times, can give it. Also tells which clips are whole."""
     n, c, t, height, width = condition.shape
     small = F.avg_pool2d(condition.transpose(1, 2).flatten(0, 1), 8)
     smooth = F.interpolate(small, (height, width), mode="bilinear").reshape(n, t, c, height, width).transpose(1, 2)
-    keep = torch.from_numpy(rng.random(n) >= 0.1).to(condition).view(n, 1, 1, 1, 1)
-    return condition * keep + smooth * (1 - keep), keep.flatten().bool()
+    whole = torch.from_numpy(rng.random(n) >= share)
+    position = (torch.arange(t) + 3) % 4
+    keep = whole[:, None] | (position < torch.from_numpy(rng.integers(0, 4, (n, 1))))
+    keep = keep.to(condition).view(n, 1, t, 1, 1)
+    return condition * keep + smooth * (1 - keep), whole
 
 
 class Validation:
@@ -232,11 +239,21 @@ class Validation:
         """Name -> (PSNR-Y gain in dB, SSIM-Y gain, temporal difference relative to bicubic's)."""
         found = {}
         for name, source, target, (psnr, ssim, change) in self.cases:
-            with torch.autocast(device, torch.bfloat16):
-                output = measure.to_bytes(model.upscale(measure.to_model(source).to(device))[0].cpu())
+            output = self.upscale(model, source, device)
             found.setdefault(name, []).append((measure.psnr(output, target) - psnr, measure.ssim(output, target) - ssim,
                                                measure.temporal_difference(output, target) / change))
         return {name: tuple(np.mean(values, 0)) for name, values in found.items()}
+
+    def worth(self, model, device, name, gain):
+        """How much of the PSNR-Y gain of one kind is lost when the decoder sees zeros in place of the latents."""
+        blind = [measure.psnr(self.upscale(model, source, device, blind=True), target) - own[0]
+                 for kind, source, target, own in self.cases if kind == name]
+        return gain - np.mean(blind)
+
+    @staticmethod
+    def upscale(model, source, device, **options):
+        with torch.autocast(device, torch.bfloat16):
+            return measure.to_bytes(model.upscale(measure.to_model(source).to(device), **options)[0].cpu())
 
 
 class Training:
@@ -273,7 +290,7 @@ class Training:
         self.log_file.flush()
 
     def first_clips(self, count):
-        pairs = [self.loader.sample(np.random.default_rng(number), 16, 128)[:2] for number in range(count)]
+        pairs = [self.loader.sample(np.random.default_rng(number), 17, 128)[:2] for number in range(count)]
         return (torch.cat(z) for z in zip(*pairs))
 
     def starting_model(self):
@@ -281,11 +298,12 @@ class Training:
         if self.args.start:
             model = network.load(self.args.start)
             self.log("start from", os.path.basename(os.path.normpath(self.args.start)))
+            if self.args.renew_latents:
+                model = closed_form.renew_latents(model, network.SMALL, source, self.log)
         else:
-            import closed_form
             model = network.FlashVsr(network.SMALL)
             closed_form.initialise(model, source, target, self.log)
-        frozen = centre(model.decoder, source[:12], fold=not self.args.start)
+        frozen = centre(model.decoder, source[:12, :, :-1], fold=not self.args.start)
         return model.to(self.device), frozen
 
     def resume(self):
@@ -311,7 +329,8 @@ class Training:
         model = plain(self.average).to(self.device).eval()
         gains = self.validation.run(model, self.device)
         text = ", ".join(f"{name} {p:+.2f} dB, SSIM {s:+.4f}, temporal {t:.3f}" for name, (p, s, t) in gains.items())
-        self.log(f"step {self.step}: {text}")
+        worth = self.validation.worth(model, self.device, "x4", gains["x4"][0])
+        self.log(f"step {self.step}: {text}, latents worth {worth:+.3f} dB at x4")
         network.save(model, f"{self.args.out}/latest")
         # Below bicubic at any scale is worse than a little less above it.
         score = sum(p + 2 * min(0, p) for p, _, _ in gains.values())
@@ -329,7 +348,7 @@ class Training:
         noise = torch.from_numpy(rng.standard_normal((n, 16, sum(windows), height // 8, width // 8), np.float32))
         latents, _ = self.model.latents(source, noise.to(self.device), windows)
         source, target = source[:, :, :frames - 4], target[:, :, :frames - 4]
-        condition, whole = coarse(source, rng) if progress < 0.6 else (source, [True] * n)
+        condition, whole = coarse(source, rng, COARSE_SHARE * max(0, 1 - progress / COARSE_UNTIL))
         with torch.autocast(self.device, torch.bfloat16, cache_enabled=False):
             output, _ = self.model.decode(latents, condition)
         if self.model.config.get("residual"):
@@ -392,6 +411,8 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--clips", help="folder made by clips.py (default: OUT/clips, which is filled on the way)")
     parser.add_argument("--start", help="model folder to start from (default: closed form)")
+    parser.add_argument("--renew-latents", action="store_true",
+                        help="take only the decoder of --start: fresh projection and transformer")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--until", help="deadline as HH:MM instead of --minutes")
     parser.add_argument("--steps", type=int, default=0, help="number of steps instead of a deadline (repeatable)")
