@@ -6,6 +6,8 @@ blocks begin as identities (last convolution zero), offsets keep the ReLUs open,
 the constant 1, because most convolutions have no bias. Training then starts near the bicubic picture, not at noise.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 
@@ -196,38 +198,36 @@ class DecoderStart:
 
 
 def look_ahead(frames):
-    """What the decoder has not seen: for each latent frame the luma of the next four frames, sampled every 4 pixels,
-    as 2x2 Haar coefficients with the detail amplified. (n,3,1+4f,H,W) -> (n,16,f,H/8,W/8)."""
+    """What latents are to carry at first: the luma of frames 4k-2, 4k, and of 4k+2 and 4k+4, which the decoder has not
+    seen, sampled every 4 pixels, as 2x2 Haar coefficients with the detail amplified. (n,3,1+4f,H,W) -> (n,16,f,H/8,W/8)."""
     n, _, t, height, width = frames.shape
-    luma = torch.einsum("ncthw,c->nthw", frames[:, :, 1:], LUMA.to(frames))
-    luma = luma.reshape(n, t // 4, 4, height // 8, 2, 4, width // 8, 2, 4)[..., 1:3, :, :, 1:3].mean((-4, -1))
+    luma = torch.einsum("ncthw,c->nthw", frames, LUMA.to(frames))
+    luma = torch.cat([luma[:, :1].expand(-1, 2, -1, -1), luma], 1)[:, ::2]
+    luma = luma.reshape(n, t // 2 + 2, height // 8, 2, 4, width // 8, 2, 4)[..., 1:3, :, :, 1:3].mean((-4, -1))
+    luma = torch.stack([luma[:, i:i + t // 2:2] for i in range(4)], 2)
     return torch.einsum("nfthawb,kab->ntkfhw", luma, HAAR.to(luma)).flatten(1, 2)
 
 
 def look_ahead_kernel():
-    """`look_ahead` of a 16x16 cell as a kernel (64, 768, 4); rows in the order of the transformer's output."""
-    kernel, gain = torch.zeros(2, 2, 4, 4, 3, 16, 16, 4), LUMA / 4
-    for row in range(2):
-        for column in range(2):
-            for t in range(4):
-                for a in range(2):
-                    for b in range(2):
-                        y, x = 8 * row + 4 * a + 1, 8 * column + 4 * b + 1
-                        block = HAAR[:, a, b].view(4, 1, 1, 1) * gain.view(1, 3, 1, 1)
-                        kernel[row, column, t, :, :, y:y + 2, x:x + 2, t] = block
-    return kernel.reshape(64, 768, 4)
+    """The Haar coefficients of the second and fourth of four frames, in a 16x16 cell, as a kernel (32, 768, 4)."""
+    kernel, gain = torch.zeros(2, 2, 2, 4, 3, 16, 16, 4), LUMA / 4
+    for t, row, column, a, b in itertools.product(range(2), repeat=5):
+        y, x = 8 * row + 4 * a + 1, 8 * column + 4 * b + 1
+        block = HAAR[:, a, b].view(4, 1, 1, 1) * gain.view(1, 3, 1, 1)
+        kernel[t, row, column, :, :, y:y + 2, x:x + 2, 2 * t + 1] = block
+    return kernel.reshape(32, 768, 4)
 
 
-def initialise_lq(lq, frames):
-    """The projection's first channels carry the four frames ahead through both convolutions, nearly linearly: an
-    offset keeps them in the straight part of the SiLU and fixes the norm. The other taps start small."""
+def initialise_lq(lq):
+    """The first channels carry four frames' luma through both convolutions, nearly linearly: an offset keeps them in
+    the straight part of the SiLU and fixes the norm. Everything else starts small."""
     for conv in (lq.conv1, lq.conv2):
         conv.weight.normal_(0, 0.1 / conv.weight[0].numel() ** 0.5)
         conv.bias.fill_(1)
-    lq.conv1.weight[:64, :, :, 1, 1] += look_ahead_kernel()[:lq.conv1.out_channels]
-    for index in range(min(lq.conv1.out_channels, lq.conv2.out_channels)):
+    lq.conv1.weight[:32, :, :, 1, 1] += look_ahead_kernel()
+    for index in range(64):
         # One undoes the other's norm, slope and offset, roughly.
-        lq.conv2.weight[index, index, 3, 1, 1] += 1.1
+        lq.conv2.weight[index, index % 32, 1 + index // 32 * 2, 1, 1] += 1.1
         lq.conv2.bias[index] -= 0.8
 
 
@@ -235,7 +235,7 @@ def initialise_dit(model, frames):
     """Noise passes nearly linearly through channels 0..63, LQ tokens through 64..D-3; gates start small, so that
     the clean latent (noise - prediction) is a linear read-out of the LQ features: the look-ahead, by regression."""
     dit, dim, gain = model.dit, model.dit.dim, 0.5
-    initialise_lq(model.lq, frames)
+    initialise_lq(model.lq)
     patch = dit.patch_embedding
     patch.weight.zero_()
     patch.bias.zero_()
@@ -288,14 +288,16 @@ def initialise(model, source, target, log=print):
     """Set a fresh model from clips in model range (n,3,1+4k,H,W)."""
     wanted = (target - source + 1) / 2 if model.config.get("residual") else (target + 1) / 2
     DecoderStart(model.decoder, source[:, :, :-1], wanted[:, :, :-1], log).run()
-    log(f"latents explain {initialise_dit(model, source):.5f} of the frames ahead")
+    log(f"latents explain {initialise_dit(model, source):.5f} of what they are to")
 
 
 @torch.no_grad()
 def renew_latents(model, config, source, log=print):
-    """The decoder of a trained model, which begins by ignoring them, with a fresh projection and transformer."""
+    """The decoder of a trained model, which reads them afresh, with a fresh projection and transformer."""
     fresh = FlashVsr(config)
     fresh.decoder = model.decoder
-    fresh.decoder.decoder[1].weight[:, 768:] = 0
-    log(f"latents explain {initialise_dit(fresh, source):.5f} of the frames ahead")
+    reading = fresh.decoder.decoder[1].weight[:, 768:]
+    reading.normal_(0, 0.03)
+    reading[constant_channels(config["decoder"])["stage0"]] = 0
+    log(f"latents explain {initialise_dit(fresh, source):.5f} of what they are to")
     return fresh

@@ -39,7 +39,9 @@ from degrade import Degradation, augment
 from muon import Muon
 
 # Share of the clips whose condition lacks detail at the start, and the progress at which it has fallen to none.
-COARSE_SHARE, COARSE_UNTIL = 0.4, 0.5
+COARSE_SHARE, COARSE_UNTIL = 0.4, 0.6
+# Learning rate of the weights by which the decoder reads the latents, relative.
+READING_RATE = 4
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
 # Share, crop size, clips per worker, and the ways to cut the latent frames into windows. The first kind of batch
 # teaches variety, the second time (window seams), the third space (several attention blocks).
@@ -272,9 +274,11 @@ class Training:
         self.step, self.best = 0, -math.inf
         self.model, self.frozen = self.starting_model()
         self.average = copy.deepcopy(self.model)
-        parts = [(self.model.decoder.parameters(), 1.0),
-                 ([*self.model.dit.parameters(), *self.model.lq.parameters(), self.model.prompt], args.dit_rate)]
-        groups = [{"params": list(params), "factor": factor} for params, factor in parts]
+        first = self.model.decoder.decoder[1].weight
+        others = [p for p in self.model.decoder.parameters() if p is not first]
+        latent = [*self.model.dit.parameters(), *self.model.lq.parameters(), self.model.prompt]
+        groups = [{"params": [first], "factor": 1.0, "first_inputs": 768, "other_rate": READING_RATE},
+                  {"params": others, "factor": 1.0}, {"params": latent, "factor": args.dit_rate}]
         if args.optimizer == "muon":
             self.optimizer = Muon(groups, args.lr)
         else:
