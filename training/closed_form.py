@@ -18,7 +18,7 @@ OFFSET = 0.3     # keeps the three colour channels of the last stage positive
 SAMPLES = 150_000
 LARGE = 24.0     # two constant token channels that fix the LayerNorm's scale
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
-HAAR = torch.tensor([[[0.125, 0.125], [0.125, 0.125]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]])
+HAAR = torch.tensor([[[0.25, 0.25], [0.25, 0.25]], [[3, -3], [3, -3]], [[3, 3], [-3, -3]], [[3, -3], [-3, 3]]])
 
 
 def patches(video, t, s):
@@ -297,7 +297,7 @@ def renew_latents(model, config, source, log=print):
     fresh = FlashVsr(config)
     fresh.decoder = model.decoder
     reading = fresh.decoder.decoder[1].weight[:, 768:]
-    reading.normal_(0, 0.03)
+    reading.normal_(0, 0.05)
     reading[constant_channels(config["decoder"])["stage0"]] = 0
     log(f"latents explain {initialise_dit(fresh, source):.5f} of what they are to")
     return fresh

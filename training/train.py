@@ -41,7 +41,7 @@ from muon import Muon
 # Share of the clips whose condition lacks detail at the start, and the progress at which it has fallen to none.
 COARSE_SHARE, COARSE_UNTIL = 0.4, 0.6
 # Learning rate of the weights by which the decoder reads the latents, relative.
-READING_RATE = 4
+READING_RATE = 16
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
 # Share, crop size, clips per worker, and the ways to cut the latent frames into windows. The first kind of batch
 # teaches variety, the second time (window seams), the third space (several attention blocks).
