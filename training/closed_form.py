@@ -19,6 +19,8 @@ SAMPLES = 150_000
 LARGE = 24.0     # two constant token channels that fix the LayerNorm's scale
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
 HAAR = torch.tensor([[[0.25, 0.25], [0.25, 0.25]], [[3, -3], [3, -3]], [[3, 3], [-3, -3]], [[3, -3], [-3, 3]]])
+HANDED_OVER = 0.3  # of what the decoder's first layer reads of certain details, how much it reads from the latents
+INSIDE = 0.25    # how large the same are inside the projection, where the SiLU must stay nearly straight
 
 
 def patches(video, t, s):
@@ -224,7 +226,7 @@ def initialise_lq(lq):
     for conv in (lq.conv1, lq.conv2):
         conv.weight.normal_(0, 0.1 / conv.weight[0].numel() ** 0.5)
         conv.bias.fill_(1)
-    lq.conv1.weight[:32, :, :, 1, 1] += look_ahead_kernel()
+    lq.conv1.weight[:32, :, :, 1, 1] += INSIDE * look_ahead_kernel()
     for index in range(64):
         # One undoes the other's norm, slope and offset, roughly.
         lq.conv2.weight[index, index % 32, 1 + index // 32 * 2, 1, 1] += 1.1
@@ -288,16 +290,34 @@ def initialise(model, source, target, log=print):
     """Set a fresh model from clips in model range (n,3,1+4k,H,W)."""
     wanted = (target - source + 1) / 2 if model.config.get("residual") else (target + 1) / 2
     DecoderStart(model.decoder, source[:, :, :-1], wanted[:, :, :-1], log).run()
+    hand_over(model.decoder)
     log(f"latents explain {initialise_dit(model, source):.5f} of what they are to")
+
+
+def hand_over(decoder):
+    """The decoder's first layer reads a share of the detail of the frames 4k-2 and 4k, at a pitch of 4 pixels, from the latents
+    instead of its condition: the same function, as long as the latents are `look_ahead`. So the transformer, which sees
+    more of the stream, has a part in everything, and its weights have a gradient."""
+    weight = decoder.decoder[1].weight
+    reading, spreading = torch.zeros(2, 4, 3, 4, 8, 8), torch.zeros(2, 4, 3, 4, 8, 8)
+    for t, a, b in itertools.product(range(2), range(2), range(2)):
+        for k in range(1, 4):
+            y, x, sign = 4 * a, 4 * b, HAAR[k, a, b]
+            reading[t, k, :, 2 * t + 1, y + 1:y + 3, x + 1:x + 3] = sign * LUMA.view(3, 1, 1) / 4
+            spreading[t, k, :, 2 * t + 1, y:y + 4, x:x + 4] = sign / HAAR[k].square().sum()
+    reading, spreading = reading.reshape(8, 768), spreading.reshape(8, 768)
+    taken = HANDED_OVER * torch.einsum("ocyx,lc->olyx", weight[:, :768], spreading)
+    weight[:, :768] -= torch.einsum("olyx,lc->ocyx", taken, reading)
+    weight[:, 768:].normal_(0, 0.02)
+    weight[:, 768:776] += taken
+    weight[constant_channels(decoder.channels)["stage0"], 768:] = 0
 
 
 @torch.no_grad()
 def renew_latents(model, config, source, log=print):
-    """The decoder of a trained model, which reads them afresh, with a fresh projection and transformer."""
+    """The decoder of a trained model with a fresh projection and transformer."""
     fresh = FlashVsr(config)
     fresh.decoder = model.decoder
-    reading = fresh.decoder.decoder[1].weight[:, 768:]
-    reading.normal_(0, 0.05)
-    reading[constant_channels(config["decoder"])["stage0"]] = 0
+    hand_over(fresh.decoder)
     log(f"latents explain {initialise_dit(fresh, source):.5f} of what they are to")
     return fresh

@@ -38,10 +38,8 @@ from clips import World
 from degrade import Degradation, augment
 from muon import Muon
 
-# Share of the clips whose condition lacks detail at the start, and the progress at which it has fallen to none.
-COARSE_SHARE, COARSE_UNTIL = 0.4, 0.6
 # Learning rate of the weights by which the decoder reads the latents, relative.
-READING_RATE = 16
+READING_RATE = 4
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
 # Share, crop size, clips per worker, and the ways to cut the latent frames into windows. The first kind of batch
 # teaches variety, the second time (window seams), the third space (several attention blocks).
@@ -211,19 +209,6 @@ def objective(output, target, source):
     return loss.mean(), gain
 
 
-def coarse(condition, rng, share):
-    """In a share of the clips the decoder's condition has no detail from a random one of each latent frame's four
-    frames on: only the latents, and frames of other times, can give it. Also tells which clips are whole."""
-    n, c, t, height, width = condition.shape
-    small = F.avg_pool2d(condition.transpose(1, 2).flatten(0, 1), 8)
-    smooth = F.interpolate(small, (height, width), mode="bilinear").reshape(n, t, c, height, width).transpose(1, 2)
-    whole = torch.from_numpy(rng.random(n) >= share)
-    position = (torch.arange(t) + 3) % 4
-    keep = whole[:, None] | (position < torch.from_numpy(rng.integers(0, 4, (n, 1))))
-    keep = keep.to(condition).view(n, 1, t, 1, 1)
-    return condition * keep + smooth * (1 - keep), whole
-
-
 class Validation:
     """Gains over bicubic on held-out worlds, streamed as in use."""
 
@@ -352,14 +337,11 @@ class Training:
         noise = torch.from_numpy(rng.standard_normal((n, 16, sum(windows), height // 8, width // 8), np.float32))
         latents, _ = self.model.latents(source, noise.to(self.device), windows)
         source, target = source[:, :, :frames - 4], target[:, :, :frames - 4]
-        condition, whole = coarse(source, rng, COARSE_SHARE * max(0, 1 - progress / COARSE_UNTIL))
         with torch.autocast(self.device, torch.bfloat16, cache_enabled=False):
-            output, _ = self.model.decode(latents, condition)
-        if self.model.config.get("residual"):
-            output = output - condition + source
+            output, _ = self.model.decode(latents, source)
         loss, gain = objective(output, target, source)
         loss = loss + 0.01 * F.relu(latents.abs() - 2).square().mean()
-        gains = [(scale, g) for scale, g, detailed in zip(scales, gain.tolist(), whole) if detailed]
+        gains = list(zip(scales, gain.tolist()))
         return torch.autograd.grad(loss, list(self.model.parameters())), loss.item(), gains, latents.std().item()
 
     def train_step(self):
