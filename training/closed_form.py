@@ -19,7 +19,6 @@ SAMPLES = 150_000
 LARGE = 24.0     # two constant token channels that fix the LayerNorm's scale
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
 HAAR = torch.tensor([[[0.25, 0.25], [0.25, 0.25]], [[3, -3], [3, -3]], [[3, 3], [-3, -3]], [[3, -3], [-3, 3]]])
-HANDED_OVER = 0.3  # of what the decoder's first layer reads of certain details, how much it reads from the latents
 INSIDE = 0.25    # how large the same are inside the projection, where the SiLU must stay nearly straight
 
 
@@ -286,15 +285,15 @@ def initialise_dit(model, frames):
 
 
 @torch.no_grad()
-def initialise(model, source, target, log=print):
+def initialise(model, source, target, share, log=print):
     """Set a fresh model from clips in model range (n,3,1+4k,H,W)."""
     wanted = (target - source + 1) / 2 if model.config.get("residual") else (target + 1) / 2
     DecoderStart(model.decoder, source[:, :, :-1], wanted[:, :, :-1], log).run()
-    hand_over(model.decoder)
+    hand_over(model.decoder, share)
     log(f"latents explain {initialise_dit(model, source):.5f} of what they are to")
 
 
-def hand_over(decoder):
+def hand_over(decoder, share):
     """The decoder's first layer reads a share of the detail of the frames 4k-2 and 4k, at a pitch of 4 pixels, from the latents
     instead of its condition: the same function, as long as the latents are `look_ahead`. So the transformer, which sees
     more of the stream, has a part in everything, and its weights have a gradient."""
@@ -306,7 +305,7 @@ def hand_over(decoder):
             reading[t, k, :, 2 * t + 1, y + 1:y + 3, x + 1:x + 3] = sign * LUMA.view(3, 1, 1) / 4
             spreading[t, k, :, 2 * t + 1, y:y + 4, x:x + 4] = sign / HAAR[k].square().sum()
     reading, spreading = reading.reshape(8, 768), spreading.reshape(8, 768)
-    taken = HANDED_OVER * torch.einsum("ocyx,lc->olyx", weight[:, :768], spreading)
+    taken = share * torch.einsum("ocyx,lc->olyx", weight[:, :768], spreading)
     weight[:, :768] -= torch.einsum("olyx,lc->ocyx", taken, reading)
     weight[:, 768:].normal_(0, 0.02)
     weight[:, 768:776] += taken
@@ -314,10 +313,10 @@ def hand_over(decoder):
 
 
 @torch.no_grad()
-def renew_latents(model, config, source, log=print):
+def renew_latents(model, config, source, share, log=print):
     """The decoder of a trained model with a fresh projection and transformer."""
     fresh = FlashVsr(config)
     fresh.decoder = model.decoder
-    hand_over(fresh.decoder)
+    hand_over(fresh.decoder, share)
     log(f"latents explain {initialise_dit(fresh, source):.5f} of what they are to")
     return fresh

@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
         direction = p.grad.lerp(average, group["momentum"])
         # Inputs of two kinds are two matrices: in one, the stronger kind would take all of the step's directions.
         cut = group.get("first_inputs", p.shape[1])
-        self.orthogonal_step(p[:, :cut], direction[:, :cut], group["lr"])
+        self.orthogonal_step(p[:, :cut], direction[:, :cut], group["lr"] * group.get("first_rate", 1))
         if cut < p.shape[1]:
             self.orthogonal_step(p[:, cut:], direction[:, cut:], group["lr"] * group["other_rate"])
 

@@ -262,7 +262,10 @@ class Training:
         first = self.model.decoder.decoder[1].weight
         others = [p for p in self.model.decoder.parameters() if p is not first]
         latent = [*self.model.dit.parameters(), *self.model.lq.parameters(), self.model.prompt]
-        groups = [{"params": [first], "factor": 1.0, "first_inputs": 768, "other_rate": READING_RATE},
+        for parameter in others:
+            parameter.requires_grad_(not args.latents_only)
+        groups = [{"params": [first], "factor": 1.0, "first_inputs": 768, "other_rate": READING_RATE,
+                   "first_rate": 0.0 if args.latents_only else 1.0},
                   {"params": others, "factor": 1.0}, {"params": latent, "factor": args.dit_rate}]
         if args.optimizer == "muon":
             self.optimizer = Muon(groups, args.lr)
@@ -288,10 +291,10 @@ class Training:
             model = network.load(self.args.start)
             self.log("start from", os.path.basename(os.path.normpath(self.args.start)))
             if self.args.renew_latents:
-                model = closed_form.renew_latents(model, network.SMALL, source, self.log)
+                model = closed_form.renew_latents(model, network.SMALL, source, self.args.handed_over, self.log)
         else:
             model = network.FlashVsr(network.SMALL)
-            closed_form.initialise(model, source, target, self.log)
+            closed_form.initialise(model, source, target, self.args.handed_over, self.log)
         frozen = centre(model.decoder, source[:12, :, :-1], fold=not self.args.start)
         return model.to(self.device), frozen
 
@@ -327,6 +330,9 @@ class Training:
             self.best = float(score)
             shutil.copytree(f"{self.args.out}/latest", f"{self.args.out}/best", dirs_exist_ok=True)
 
+    def trained(self):
+        return [p for p in self.model.parameters() if p.requires_grad]
+
     def gradients(self, batch, seed, progress):
         """What one worker does: gradients of one batch, and numbers for the log."""
         torch.set_num_threads(self.args.threads)
@@ -342,7 +348,7 @@ class Training:
         loss, gain = objective(output, target, source)
         loss = loss + 0.01 * F.relu(latents.abs() - 2).square().mean()
         gains = list(zip(scales, gain.tolist()))
-        return torch.autograd.grad(loss, list(self.model.parameters())), loss.item(), gains, latents.std().item()
+        return torch.autograd.grad(loss, self.trained()), loss.item(), gains, latents.std().item()
 
     def train_step(self):
         progress = self.progress.value
@@ -351,11 +357,12 @@ class Training:
         jobs = [self.pool.submit(self.gradients, batch, [self.args.seed, self.step, number], progress)
                 for number, batch in enumerate(self.loader.get(progress))]
         gradients, losses, gains, spreads = zip(*[job.result() for job in jobs])
-        for parameter, *parts in zip(self.model.parameters(), *gradients):
+        for parameter, *parts in zip(self.trained(), *gradients):
             parameter.grad = sum(parts) / len(parts)
         for parameter, rows in self.frozen:
-            parameter.grad[rows] = 0
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            if parameter.requires_grad:
+                parameter.grad[rows] = 0
+        norm = torch.nn.utils.clip_grad_norm_(self.trained(), 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
@@ -399,6 +406,10 @@ def main():
     parser.add_argument("--start", help="model folder to start from (default: closed form)")
     parser.add_argument("--renew-latents", action="store_true",
                         help="take only the decoder of --start: fresh projection and transformer")
+    parser.add_argument("--latents-only", action="store_true",
+                        help="leave the decoder alone, but for the weights by which it reads the latents")
+    parser.add_argument("--handed-over", type=float, default=0.3,
+                        help="share of what the decoder reads of certain details that it reads from the latents at first")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--until", help="deadline as HH:MM instead of --minutes")
     parser.add_argument("--steps", type=int, default=0, help="number of steps instead of a deadline (repeatable)")
