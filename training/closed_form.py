@@ -6,20 +6,15 @@ blocks begin as identities (last convolution zero), offsets keep the ReLUs open,
 the constant 1, because most convolutions have no bias. Training then starts near the bicubic picture, not at noise.
 """
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 
 from centring import constant_channels
-from network import FlashVsr, grow_and_enlarge, space_to_depth
+from network import grow_and_enlarge, space_to_depth
 
 OFFSET = 0.3     # keeps the three colour channels of the last stage positive
 SAMPLES = 150_000
 LARGE = 24.0     # two constant token channels that fix the LayerNorm's scale
-LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
-HAAR = torch.tensor([[[0.25, 0.25], [0.25, 0.25]], [[3, -3], [3, -3]], [[3, 3], [-3, -3]], [[3, -3], [-3, 3]]])
-INSIDE = 0.25    # how large the same are inside the projection, where the SiLU must stay nearly straight
 
 
 def patches(video, t, s):
@@ -198,45 +193,10 @@ class DecoderStart:
         d[26].bias.fill_(-OFFSET)
 
 
-def look_ahead(frames):
-    """What latents are to carry at first: the luma of frames 4k-2, 4k, and of 4k+2 and 4k+4, which the decoder has not
-    seen, sampled every 4 pixels, as 2x2 Haar coefficients with the detail amplified. (n,3,1+4f,H,W) -> (n,16,f,H/8,W/8)."""
-    n, _, t, height, width = frames.shape
-    luma = torch.einsum("ncthw,c->nthw", frames, LUMA.to(frames))
-    luma = torch.cat([luma[:, :1].expand(-1, 2, -1, -1), luma], 1)[:, ::2]
-    luma = luma.reshape(n, t // 2 + 2, height // 8, 2, 4, width // 8, 2, 4)[..., 1:3, :, :, 1:3].mean((-4, -1))
-    luma = torch.stack([luma[:, i:i + t // 2:2] for i in range(4)], 2)
-    return torch.einsum("nfthawb,kab->ntkfhw", luma, HAAR.to(luma)).flatten(1, 2)
-
-
-def look_ahead_kernel():
-    """The Haar coefficients of the second and fourth of four frames, in a 16x16 cell, as a kernel (32, 768, 4)."""
-    kernel, gain = torch.zeros(2, 2, 2, 4, 3, 16, 16, 4), LUMA / 4
-    for t, row, column, a, b in itertools.product(range(2), repeat=5):
-        y, x = 8 * row + 4 * a + 1, 8 * column + 4 * b + 1
-        block = HAAR[:, a, b].view(4, 1, 1, 1) * gain.view(1, 3, 1, 1)
-        kernel[t, row, column, :, :, y:y + 2, x:x + 2, 2 * t + 1] = block
-    return kernel.reshape(32, 768, 4)
-
-
-def initialise_lq(lq):
-    """The first channels carry four frames' luma through both convolutions, nearly linearly: an offset keeps them in
-    the straight part of the SiLU and fixes the norm. Everything else starts small."""
-    for conv in (lq.conv1, lq.conv2):
-        conv.weight.normal_(0, 0.1 / conv.weight[0].numel() ** 0.5)
-        conv.bias.fill_(1)
-    lq.conv1.weight[:32, :, :, 1, 1] += INSIDE * look_ahead_kernel()
-    for index in range(64):
-        # One undoes the other's norm, slope and offset, roughly.
-        lq.conv2.weight[index, index % 32, 1 + index // 32 * 2, 1, 1] += 1.1
-        lq.conv2.bias[index] -= 0.8
-
-
-def initialise_dit(model, frames):
+def initialise_dit(model):
     """Noise passes nearly linearly through channels 0..63, LQ tokens through 64..D-3; gates start small, so that
-    the clean latent (noise - prediction) is a linear read-out of the LQ features: the look-ahead, by regression."""
+    the clean latent (noise - prediction) is a linear read-out of the LQ features."""
     dit, dim, gain = model.dit, model.dit.dim, 0.5
-    initialise_lq(model.lq)
     patch = dit.patch_embedding
     patch.weight.zero_()
     patch.bias.zero_()
@@ -247,19 +207,7 @@ def initialise_dit(model, frames):
     linear = model.lq.linear_layers[0]
     linear.weight.zero_()
     linear.bias.zero_()
-    wanted = look_ahead(frames)
-    n, _, f, h, w = wanted.shape
-    cells = wanted.reshape(n, 16, f, h // 2, 2, w // 2, 2).permute(0, 2, 3, 5, 4, 6, 1).reshape(-1, 64)
-    found = []
-    hook = linear.register_forward_hook(lambda _, inputs, __: found.append(inputs[0].reshape(-1, linear.in_features)))
-    model.lq(frames)
-    hook.remove()
-    fit = Fit(found[0], cells, 1e-4)
-    basis = torch.linalg.eigh(fit.weight.T @ fit.covariance @ fit.weight)[1][:, -(dim - 66):]
-    weight = fit.weight @ basis
-    scale = 1 / (found[0].double() @ weight).std(0).mean()
-    linear.weight[64:-2] = (weight * scale).T.float()
-    linear.bias[64:-2] = (-fit.mean_x @ weight * scale).float()
+    linear.weight[64:-2].normal_(0, 0.6 / linear.in_features ** 0.5)
     for block in dit.blocks:
         for attention in (block.self_attn, block.cross_attn):
             attention.o.bias.zero_()
@@ -272,51 +220,17 @@ def initialise_dit(model, frames):
     dit.time_projection[1].bias.zero_()
     dit.time_embedding[2].weight.mul_(0.01)
     dit.time_embedding[2].bias.zero_()
-    noise, found = torch.randn(n, 16, f, h, w), []
-    hook = dit.head.head.register_forward_hook(lambda _, inputs, __: found.append(inputs[0].reshape(-1, dim)))
-    model.latents(frames, noise, [f])
-    hook.remove()
-    cells = (noise - wanted).reshape(n, 16, f, h // 2, 2, w // 2, 2).permute(0, 2, 3, 5, 4, 6, 1).reshape(-1, 64)
-    fit = Fit(found[0], cells, 1e-6)
-    dit.head.head.weight.copy_(fit.weight.T)
-    dit.head.head.bias.copy_(fit.mean_y - fit.mean_x @ fit.weight)
-    latents = model.latents(frames, noise, [f])[0]
-    return 1 - ((latents - wanted).square().sum() / (wanted - wanted.mean()).square().sum()).item()
+    deviation = ((2 * LARGE ** 2 + 64 * gain ** 2 + 0.3 * (dim - 66)) / dim) ** 0.5
+    head = dit.head.head
+    head.weight.zero_()
+    head.bias.zero_()
+    head.weight[torch.arange(64), torch.arange(64)] = deviation / gain
+    head.weight[:, 64:-2].normal_(0, 0.5 * deviation / (dim - 66) ** 0.5)
 
 
 @torch.no_grad()
-def initialise(model, source, target, share, log=print):
-    """Set a fresh model from clips in model range (n,3,1+4k,H,W)."""
+def initialise(model, source, target, log=print):
+    """Set a fresh model from clips in model range (n,3,4k,H,W)."""
     wanted = (target - source + 1) / 2 if model.config.get("residual") else (target + 1) / 2
-    DecoderStart(model.decoder, source[:, :, :-1], wanted[:, :, :-1], log).run()
-    hand_over(model.decoder, share)
-    log(f"latents explain {initialise_dit(model, source):.5f} of what they are to")
-
-
-def hand_over(decoder, share):
-    """The decoder's first layer reads a share of the detail of the frames 4k-2 and 4k, at a pitch of 4 pixels, from the latents
-    instead of its condition: the same function, as long as the latents are `look_ahead`. So the transformer, which sees
-    more of the stream, has a part in everything, and its weights have a gradient."""
-    weight = decoder.decoder[1].weight
-    reading, spreading = torch.zeros(2, 4, 3, 4, 8, 8), torch.zeros(2, 4, 3, 4, 8, 8)
-    for t, a, b in itertools.product(range(2), range(2), range(2)):
-        for k in range(1, 4):
-            y, x, sign = 4 * a, 4 * b, HAAR[k, a, b]
-            reading[t, k, :, 2 * t + 1, y + 1:y + 3, x + 1:x + 3] = sign * LUMA.view(3, 1, 1) / 4
-            spreading[t, k, :, 2 * t + 1, y:y + 4, x:x + 4] = sign / HAAR[k].square().sum()
-    reading, spreading = reading.reshape(8, 768), spreading.reshape(8, 768)
-    taken = share * torch.einsum("ocyx,lc->olyx", weight[:, :768], spreading)
-    weight[:, :768] -= torch.einsum("olyx,lc->ocyx", taken, reading)
-    weight[:, 768:].normal_(0, 0.02)
-    weight[:, 768:776] += taken
-    weight[constant_channels(decoder.channels)["stage0"], 768:] = 0
-
-
-@torch.no_grad()
-def renew_latents(model, config, source, share, log=print):
-    """The decoder of a trained model with a fresh projection and transformer."""
-    fresh = FlashVsr(config)
-    fresh.decoder = model.decoder
-    hand_over(fresh.decoder, share)
-    log(f"latents explain {initialise_dit(fresh, source):.5f} of what they are to")
-    return fresh
+    DecoderStart(model.decoder, source, wanted, log).run()
+    initialise_dit(model)

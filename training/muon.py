@@ -37,18 +37,9 @@ class Muon(torch.optim.Optimizer):
     def matrix_step(self, p, state, group):
         average = state.setdefault("momentum", torch.zeros_like(p))
         average.lerp_(p.grad, 1 - group["momentum"])
-        direction = p.grad.lerp(average, group["momentum"])
-        # Inputs of two kinds are two matrices: in one, the stronger kind would take all of the step's directions.
-        cut = group.get("first_inputs", p.shape[1])
-        self.orthogonal_step(p[:, :cut], direction[:, :cut], group["lr"] * group.get("first_rate", 1))
-        if cut < p.shape[1]:
-            self.orthogonal_step(p[:, cut:], direction[:, cut:], group["lr"] * group["other_rate"])
-
-    @staticmethod
-    def orthogonal_step(p, direction, rate):
-        direction = direction.reshape(p.shape[0], -1)
+        direction = p.grad.lerp(average, group["momentum"]).reshape(p.shape[0], -1)
         scale = 0.2 * max(direction.shape) ** 0.5
-        p.add_(orthogonalise(direction).reshape(p.shape), alpha=-rate * scale)
+        p.add_(orthogonalise(direction).reshape(p.shape), alpha=-group["lr"] * scale)
 
     def adam_step(self, p, state, group):
         if not state:

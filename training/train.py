@@ -30,7 +30,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import closed_form
 import measure
 import network
 from centring import centre, plain
@@ -38,8 +37,6 @@ from clips import World
 from degrade import Degradation, augment
 from muon import Muon
 
-# Learning rate of the weights by which the decoder reads the latents, relative.
-READING_RATE = 4
 LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
 # Share, crop size, clips per worker, and the ways to cut the latent frames into windows. The first kind of batch
 # teaches variety, the second time (window seams), the third space (several attention blocks).
@@ -209,6 +206,15 @@ def objective(output, target, source):
     return loss.mean(), gain
 
 
+def coarse(condition, rng):
+    """Now and then a condition without detail, which leaves the detail to the latents."""
+    n, c, t, height, width = condition.shape
+    small = F.avg_pool2d(condition.transpose(1, 2).flatten(0, 1), 8)
+    smooth = F.interpolate(small, (height, width), mode="bilinear").reshape(n, t, c, height, width).transpose(1, 2)
+    keep = torch.from_numpy(rng.random(n) >= 0.1).to(condition).view(n, 1, 1, 1, 1)
+    return condition * keep + smooth * (1 - keep), keep.flatten().bool()
+
+
 class Validation:
     """Gains over bicubic on held-out worlds, streamed as in use."""
 
@@ -259,14 +265,9 @@ class Training:
         self.step, self.best = 0, -math.inf
         self.model, self.frozen = self.starting_model()
         self.average = copy.deepcopy(self.model)
-        first = self.model.decoder.decoder[1].weight
-        others = [p for p in self.model.decoder.parameters() if p is not first]
-        latent = [*self.model.dit.parameters(), *self.model.lq.parameters(), self.model.prompt]
-        for parameter in others:
-            parameter.requires_grad_(not args.latents_only)
-        groups = [{"params": [first], "factor": 1.0, "first_inputs": 768, "other_rate": READING_RATE,
-                   "first_rate": 0.0 if args.latents_only else 1.0},
-                  {"params": others, "factor": 1.0}, {"params": latent, "factor": args.dit_rate}]
+        parts = [(self.model.decoder.parameters(), 1.0),
+                 ([*self.model.dit.parameters(), *self.model.lq.parameters(), self.model.prompt], args.dit_rate)]
+        groups = [{"params": list(params), "factor": factor} for params, factor in parts]
         if args.optimizer == "muon":
             self.optimizer = Muon(groups, args.lr)
         else:
@@ -282,7 +283,7 @@ class Training:
         self.log_file.flush()
 
     def first_clips(self, count):
-        pairs = [self.loader.sample(np.random.default_rng(number), 17, 128)[:2] for number in range(count)]
+        pairs = [self.loader.sample(np.random.default_rng(number), 16, 128)[:2] for number in range(count)]
         return (torch.cat(z) for z in zip(*pairs))
 
     def starting_model(self):
@@ -290,12 +291,11 @@ class Training:
         if self.args.start:
             model = network.load(self.args.start)
             self.log("start from", os.path.basename(os.path.normpath(self.args.start)))
-            if self.args.renew_latents:
-                model = closed_form.renew_latents(model, network.SMALL, source, self.args.handed_over, self.log)
         else:
+            import closed_form
             model = network.FlashVsr(network.SMALL)
-            closed_form.initialise(model, source, target, self.args.handed_over, self.log)
-        frozen = centre(model.decoder, source[:12, :, :-1], fold=not self.args.start)
+            closed_form.initialise(model, source, target, self.log)
+        frozen = centre(model.decoder, source[:12], fold=not self.args.start)
         return model.to(self.device), frozen
 
     def resume(self):
@@ -330,9 +330,6 @@ class Training:
             self.best = float(score)
             shutil.copytree(f"{self.args.out}/latest", f"{self.args.out}/best", dirs_exist_ok=True)
 
-    def trained(self):
-        return [p for p in self.model.parameters() if p.requires_grad]
-
     def gradients(self, batch, seed, progress):
         """What one worker does: gradients of one batch, and numbers for the log."""
         torch.set_num_threads(self.args.threads)
@@ -343,12 +340,15 @@ class Training:
         noise = torch.from_numpy(rng.standard_normal((n, 16, sum(windows), height // 8, width // 8), np.float32))
         latents, _ = self.model.latents(source, noise.to(self.device), windows)
         source, target = source[:, :, :frames - 4], target[:, :, :frames - 4]
+        condition, whole = coarse(source, rng) if progress < 0.6 else (source, [True] * n)
         with torch.autocast(self.device, torch.bfloat16, cache_enabled=False):
-            output, _ = self.model.decode(latents, source)
+            output, _ = self.model.decode(latents, condition)
+        if self.model.config.get("residual"):
+            output = output - condition + source
         loss, gain = objective(output, target, source)
         loss = loss + 0.01 * F.relu(latents.abs() - 2).square().mean()
-        gains = list(zip(scales, gain.tolist()))
-        return torch.autograd.grad(loss, self.trained()), loss.item(), gains, latents.std().item()
+        gains = [(scale, g) for scale, g, detailed in zip(scales, gain.tolist(), whole) if detailed]
+        return torch.autograd.grad(loss, list(self.model.parameters())), loss.item(), gains, latents.std().item()
 
     def train_step(self):
         progress = self.progress.value
@@ -357,12 +357,11 @@ class Training:
         jobs = [self.pool.submit(self.gradients, batch, [self.args.seed, self.step, number], progress)
                 for number, batch in enumerate(self.loader.get(progress))]
         gradients, losses, gains, spreads = zip(*[job.result() for job in jobs])
-        for parameter, *parts in zip(self.trained(), *gradients):
+        for parameter, *parts in zip(self.model.parameters(), *gradients):
             parameter.grad = sum(parts) / len(parts)
         for parameter, rows in self.frozen:
-            if parameter.requires_grad:
-                parameter.grad[rows] = 0
-        norm = torch.nn.utils.clip_grad_norm_(self.trained(), 1.0)
+            parameter.grad[rows] = 0
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
@@ -404,12 +403,6 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--clips", help="folder made by clips.py (default: OUT/clips, which is filled on the way)")
     parser.add_argument("--start", help="model folder to start from (default: closed form)")
-    parser.add_argument("--renew-latents", action="store_true",
-                        help="take only the decoder of --start: fresh projection and transformer")
-    parser.add_argument("--latents-only", action="store_true",
-                        help="leave the decoder alone, but for the weights by which it reads the latents")
-    parser.add_argument("--handed-over", type=float, default=0.3,
-                        help="share of what the decoder reads of certain details that it reads from the latents at first")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--until", help="deadline as HH:MM instead of --minutes")
     parser.add_argument("--steps", type=int, default=0, help="number of steps instead of a deadline (repeatable)")
