@@ -232,11 +232,21 @@ class Validation:
         """Name -> (PSNR-Y gain in dB, SSIM-Y gain, temporal difference relative to bicubic's)."""
         found = {}
         for name, source, target, (psnr, ssim, change) in self.cases:
-            with torch.autocast(device, torch.bfloat16):
-                output = measure.to_bytes(model.upscale(measure.to_model(source).to(device))[0].cpu())
+            output = self.upscale(model, source, device)
             found.setdefault(name, []).append((measure.psnr(output, target) - psnr, measure.ssim(output, target) - ssim,
                                                measure.temporal_difference(output, target) / change))
         return {name: tuple(np.mean(values, 0)) for name, values in found.items()}
+
+    def worth(self, model, device, name, gain):
+        """How much of the PSNR-Y gain of one kind is lost when the decoder sees zeros in place of the latents."""
+        blind = [measure.psnr(self.upscale(model, source, device, blind=True), target) - own[0]
+                 for kind, source, target, own in self.cases if kind == name]
+        return gain - np.mean(blind)
+
+    @staticmethod
+    def upscale(model, source, device, **options):
+        with torch.autocast(device, torch.bfloat16):
+            return measure.to_bytes(model.upscale(measure.to_model(source).to(device), **options)[0].cpu())
 
 
 class Training:
@@ -311,7 +321,8 @@ class Training:
         model = plain(self.average).to(self.device).eval()
         gains = self.validation.run(model, self.device)
         text = ", ".join(f"{name} {p:+.2f} dB, SSIM {s:+.4f}, temporal {t:.3f}" for name, (p, s, t) in gains.items())
-        self.log(f"step {self.step}: {text}")
+        worth = self.validation.worth(model, self.device, "x4", gains["x4"][0])
+        self.log(f"step {self.step}: {text}, latents worth {worth:+.3f} dB at x4")
         network.save(model, f"{self.args.out}/latest")
         # Below bicubic at any scale is worse than a little less above it.
         score = sum(p + 2 * min(0, p) for p, _, _ in gains.values())
