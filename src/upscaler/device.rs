@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 /// Environment variable that says what `auto` means.
 pub const DEVICE_VARIABLE: &str = "FLASHVSR_DEVICE";
 
+/// Environment variable that may say `common`: without the kernels for one generation of GPUs alone.
+pub const KERNELS_VARIABLE: &str = "FLASHVSR_KERNELS";
+
 /// What the property `device` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
@@ -81,7 +84,7 @@ fn open_on(wanted: Wanted, spec: &ModelSpec, reason: String) -> Result<Arc<dyn M
             ))),
         },
         Wanted::Cuda(ordinal) => {
-            let driver = DEVICES.get(ordinal, || Nvidia::open(ordinal))?;
+            let driver = gpu(ordinal)?;
             on_cuda::open(&NETWORKS, driver, ordinal, spec, reason)
         }
         #[cfg(feature = "emulator")]
@@ -89,9 +92,27 @@ fn open_on(wanted: Wanted, spec: &ModelSpec, reason: String) -> Result<Arc<dyn M
     }
 }
 
+/// The GPU of this number, shared by all who use it.
+fn gpu(ordinal: usize) -> Result<Arc<Nvidia>> {
+    DEVICES.get(ordinal, || {
+        let gpu = Nvidia::open(ordinal)?;
+        let all = all_kernels(&std::env::var(KERNELS_VARIABLE).unwrap_or_default())?;
+        Ok(if all { gpu } else { gpu.with_common_kernels() })
+    })
+}
+
+/// What [`KERNELS_VARIABLE`] says; empty counts as unset.
+fn all_kernels(value: &str) -> Result<bool> {
+    match value {
+        "" | "all" => Ok(true),
+        "common" => Ok(false),
+        _ => Err(Error::Settings(format!("{KERNELS_VARIABLE}={value}; it can be all or common"))),
+    }
+}
+
 /// On the first GPU that can be used, else on the CPU.
 fn open_best(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
-    match DEVICES.get(0, || Nvidia::open(0)) {
+    match gpu(0) {
         Ok(driver) => on_cuda::open(&NETWORKS, driver, 0, spec, "the first GPU".into()),
         Err(error) => open_on(Wanted::Cpu, spec, format!("no GPU: {error}")),
     }
@@ -100,6 +121,14 @@ fn open_best(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernels_are_read() {
+        assert!(all_kernels("").unwrap() && all_kernels("all").unwrap() && !all_kernels("common").unwrap());
+        assert!(
+            all_kernels("hopper").unwrap_err().to_string().contains("FLASHVSR_KERNELS=hopper; it can be all or common")
+        );
+    }
 
     #[test]
     fn devices_are_read() {
