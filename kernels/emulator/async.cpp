@@ -185,9 +185,10 @@ void Async::wait_products(u32 groups) {
     own.products.erase(own.products.begin(), own.products.begin() + long(done));
 }
 
-// Value of a matrix in shared memory, as its descriptor tells: row of M or column of N, and k. See the PTX manual,
-// "Matrix Descriptor Format" and "Strides" of wgmma; `width` is the swizzling's in 16-byte units.
-float Async::element(uint64_t descriptor, bool mn_major, bool half, u32 line, u32 k) {
+// Eight values of a matrix in shared memory, as its descriptor tells: those of one row of M or column of N from k on, or
+// with mn_major those of one k from such a line on. See the PTX manual, "Matrix Descriptor Format" and "Strides" of wgmma;
+// `width` is the swizzling's in 16-byte units.
+void Async::read(float (&values)[8], uint64_t descriptor, bool mn_major, bool half, u32 line, u32 k) {
     const u32 start = u32(descriptor & 0x3fff) << 4, leading = u32(descriptor >> 16 & 0x3fff) << 4;
     const u32 stride = u32(descriptor >> 32 & 0x3fff) << 4, mode = u32(descriptor >> 62);
     const u32 width = mode == 0 ? 1 : 16 >> mode;
@@ -196,14 +197,14 @@ float Async::element(uint64_t descriptor, bool mn_major, bool half, u32 line, u3
     }
     const u32 row = 16 * width;
     u32 at = start;
-    if (mn_major && mode == 0) at += line % 8 * 2 + line / 8 * stride + k % 8 * 16 + k / 8 * leading;
+    if (mn_major && mode == 0) at += line / 8 * stride + k % 8 * row + k / 8 * leading;
     else if (mn_major) at += line % (8 * width) * 2 + line / (8 * width) * leading + k % 8 * row + k / 8 * stride;
-    else at += line % 8 * row + line / 8 * stride + k % 8 * 2 + k / 8 * (mode == 0 ? leading : 16);
+    else at += line % 8 * row + line / 8 * stride + k / 8 * (mode == 0 ? leading : 16);
     at ^= (at >> 7 & (width - 1)) << 4;
-    if (at + 2 > shared_bytes_) block_.fail("a matrix beyond the block's shared memory");
-    u16 bits;
-    std::memcpy(&bits, view_ + at, 2);
-    return half ? to_float(f16{bits}) : to_float(bf16{bits});
+    if (at + 16 > shared_bytes_) block_.fail("a matrix beyond the block's shared memory");
+    u16 bits[8];
+    std::memcpy(bits, view_ + at, sizeof bits);
+    for (u32 i = 0; i < 8; ++i) values[i] = half ? to_float(f16{bits[i]}) : to_float(bf16{bits[i]});
 }
 
 // The 16 rows of a warp. Fragments are those of multiply_add.
@@ -212,10 +213,21 @@ void Async::compute(const WarpProduct& product, Sums& sums) {
     static thread_local float left[16][16], right[16][MAX_COLUMNS], out[16][MAX_COLUMNS];
     const LaneProduct& first = product.lanes[0];
     const u32 columns = first.columns, row = block_.running / 32 % 4 * 16;
-    for (u32 k = 0; k < 16; ++k) {
-        for (u32 j = 0; j < columns; ++j) right[k][j] = element(first.right_matrix, first.mn_major, first.half, j, k);
-        for (u32 i = 0; i < 16 && !first.left; ++i)
-            left[i][k] = element(first.left_matrix, false, first.half, row + i, k);
+    float eight[8];
+    for (u32 k = 0; k < 16; ++k)
+        for (u32 j = 0; j < columns && first.mn_major; j += 8) {
+            read(eight, first.right_matrix, true, first.half, j, k);
+            for (u32 i = 0; i < 8; ++i) right[k][j + i] = eight[i];
+        }
+    for (u32 k = 0; k < 16; k += 8) {
+        for (u32 j = 0; j < columns && !first.mn_major; ++j) {
+            read(eight, first.right_matrix, false, first.half, j, k);
+            for (u32 i = 0; i < 8; ++i) right[k + i][j] = eight[i];
+        }
+        for (u32 i = 0; i < 16 && !first.left; ++i) {
+            read(eight, first.left_matrix, false, first.half, row + i, k);
+            for (u32 j = 0; j < 8; ++j) left[i][k + j] = eight[j];
+        }
     }
     for (u32 l = 0; l < 32 && first.left; ++l)
         for (u32 i = 0; i < 8; ++i) {

@@ -92,7 +92,7 @@ private:
     void settle(BarrierState& barrier, unsigned long long& state);
 
     Warp& warp();
-    float element(uint64_t descriptor, bool mn_major, bool half, uint32_t line, uint32_t k);
+    void read(float (&values)[8], uint64_t descriptor, bool mn_major, bool half, uint32_t line, uint32_t k);
     void compute(const WarpProduct& product, Sums& sums);
 };
 

@@ -37,6 +37,7 @@ enum Mistake {
     WRONG_PARITY,
     NO_BARRIER_FENCE,
     TOUCHED_SUMS,
+    EARLY_RELEASE,
 };
 
 // What is added up is the product of each step. The left side comes by copy_async through the threads of a warpgroup,
@@ -75,9 +76,12 @@ template <Mistake MISTAKE, bool MN_MAJOR> DEVICE void consume(const PlantedArgs&
         }
         warpgroup_commit();
         if (MISTAKE == TOUCHED_SUMS) sums[0] = 1;
-        if (MISTAKE != NO_PRODUCT_WAIT) warpgroup_wait<0>(sums);
+        // With the mistake, this step's product may still read the stage when it is released.
+        if (MISTAKE == EARLY_RELEASE) warpgroup_wait<1>();
+        else if (MISTAKE != NO_PRODUCT_WAIT) warpgroup_wait<0>(sums);
         if (lane() == 0) barrier_arrive(shared.empty[s]);
     }
+    if (MISTAKE == EARLY_RELEASE) warpgroup_wait<0>(sums);
     const u32 row = 16 * warp() + lane() / 4, column = lane() % 4 * 2;
     for (u32 i = 0; i < COLUMNS / 2; ++i)
         args.out[(row + i / 2 % 2 * 8) * COLUMNS + column + i / 4 * 8 + i % 2] = sums[i];
@@ -115,6 +119,7 @@ PLANTED(_with_too_few_bytes, TOO_FEW_BYTES)
 PLANTED(_with_wrong_parity, WRONG_PARITY)
 PLANTED(_without_barrier_fence, NO_BARRIER_FENCE)
 PLANTED(_with_touched_sums, TOUCHED_SUMS)
+PLANTED(_released_early, EARLY_RELEASE)
 
 struct WideShared {
     alignas(1024) bf16 right[2 * OPERAND];
