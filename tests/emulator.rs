@@ -186,11 +186,9 @@ fn mistakes_with_asynchronous_products_are_reported() {
     }
     // These may be seen in several ways, but always are.
     let want = sum_of_products();
-    for name in [
-        "planted_product_overwritten_early",
-        "planted_product_released_early",
-        "planted_product_with_wrong_parity",
-    ] {
+    for name in
+        ["planted_product_overwritten_early", "planted_product_released_early", "planted_product_with_wrong_parity"]
+    {
         for (order, result) in ORDERS.zip(run_product(name, false)) {
             assert!(result.is_err() || result.unwrap() != want, "order {order} hides {name}");
         }
