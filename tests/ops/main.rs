@@ -84,6 +84,7 @@ fn products_of_warpgroups_do_not_depend_on_the_order_of_threads() {
 }
 
 /// Makes a test of each check in the precisions of 16 bits.
+#[cfg(any(feature = "emulator", feature = "gpu-tests"))]
 macro_rules! on_sixteen_bits {
     ($backend:ident $($promise:ident: $check:path,)*) => {
         mod bf16 {

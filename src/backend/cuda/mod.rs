@@ -382,7 +382,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
     }
 
     fn heads(&self, values: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
-        if rows % WINDOW_TOKENS != 0 || cols % HEAD_DIM != 0 || values.len() != rows * cols {
+        if !rows.is_multiple_of(WINDOW_TOKENS) || !cols.is_multiple_of(HEAD_DIM) || values.len() != rows * cols {
             return Err(Error::Compute(format!("{} values for heads of {rows} x {cols}", values.len())));
         }
         let mut stored = vec![0.0; values.len()];
