@@ -106,43 +106,30 @@ impl<B: Backend> DitBlock<B> {
         index: usize,
         observer: &mut dyn Observer<B>,
     ) -> Result<B::Tensor> {
-        let x = self.attend(backend, x, cache, grid, rope, params, index, observer)?;
+        // Each step drops what it has no more use for at once: of a first window, a row of every token is 78 MB at 1408x768.
+        let x = {
+            let residual = x;
+            let rows = backend.layer_norm(&residual, &self.attention_scale, &self.attention_shift)?;
+            let rows = consume(rows, |rows| backend.linear(&rows, &self.qkv, Epilogue::None))?;
+            let qkv = consume(rows, |rows| backend.qk_norm_rope(&rows, &self.norm_q, &self.norm_k, rope, grid))?;
+            observer.qkv(index, &qkv);
+            cache.extend(qkv.groups);
+            let groups: Vec<_> = cache.iter().collect();
+            let k_means: Vec<_> = groups.iter().map(|g| &g.k_mean).collect();
+            let mask = backend.draft_mask(&qkv.q_mean, &k_means, &params.draft_mask(&grid))?;
+            observer.mask(index, &mask);
+            let y = consume(qkv.q, |q| backend.block_sparse_attention(&q, &groups, &mask))?;
+            // At most one group goes, whatever came: with a small limit the cache stays one above it.
+            if cache.len() > params.kv_groups {
+                cache.pop_front();
+            }
+            let gated = Epilogue::GatedAdd { residual: &residual, gate: &self.attention_gate };
+            backend.linear(&y, &self.attention_out, gated)?
+        };
         let x = self.attend_to_prompt(backend, x)?;
         let x = self.feed_forward(backend, x)?;
         observer.block(index, &x);
         Ok(x)
-    }
-
-    // Each step drops what it has no more use for at once: of a first window, a row of every token is 78 MB at 1408x768.
-
-    #[expect(clippy::too_many_arguments, reason = "as for the whole block")]
-    fn attend(
-        &self,
-        backend: &B,
-        x: B::Tensor,
-        cache: &mut VecDeque<KvGroup<B::Tensor>>,
-        grid: Grid,
-        rope: &Rope,
-        params: &DitParams,
-        index: usize,
-        observer: &mut dyn Observer<B>,
-    ) -> Result<B::Tensor> {
-        let rows = backend.layer_norm(&x, &self.attention_scale, &self.attention_shift)?;
-        let rows = consume(rows, |rows| backend.linear(&rows, &self.qkv, Epilogue::None))?;
-        let qkv = consume(rows, |rows| backend.qk_norm_rope(&rows, &self.norm_q, &self.norm_k, rope, grid))?;
-        observer.qkv(index, &qkv);
-        cache.extend(qkv.groups);
-        let groups: Vec<_> = cache.iter().collect();
-        let k_means: Vec<_> = groups.iter().map(|g| &g.k_mean).collect();
-        let mask = backend.draft_mask(&qkv.q_mean, &k_means, &params.draft_mask(&grid))?;
-        observer.mask(index, &mask);
-        let y = consume(qkv.q, |q| backend.block_sparse_attention(&q, &groups, &mask))?;
-        // At most one group goes, whatever came: with a small limit the cache stays one above it.
-        if cache.len() > params.kv_groups {
-            cache.pop_front();
-        }
-        let gated = Epilogue::GatedAdd { residual: &x, gate: &self.attention_gate };
-        backend.linear(&y, &self.attention_out, gated)
     }
 
     fn attend_to_prompt(&self, backend: &B, x: B::Tensor) -> Result<B::Tensor> {

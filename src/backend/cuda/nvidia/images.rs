@@ -91,6 +91,14 @@ mod tests {
     }
 
     #[test]
+    fn hopper_alone_has_kernels_of_its_own() {
+        for source in ["hopper_attention", "hopper_conv", "hopper_linear"] {
+            assert_eq!(find(source, (9, 0)).unwrap().arch, "sm_90a");
+            assert!([(8, 0), (8, 9), (10, 0), (12, 0), (13, 0)].iter().all(|other| find(source, *other).is_err()));
+        }
+    }
+
+    #[test]
     fn images_are_whole() {
         assert!(!IMAGES.is_empty());
         for image in IMAGES {
