@@ -148,6 +148,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether operations return before their work is done. What is needed later is then better asked for early.
     const QUEUED: bool;
 
+    /// Whether memory is worth more than the time to read a map twice.
+    const FRUGAL: bool;
+
     /// Whether frames of this format go in and come out; all others have to be turned into packed RGB first.
     fn takes(format: &Format) -> bool {
         matches!(format, Format::Rgb(_))

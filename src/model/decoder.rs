@@ -27,7 +27,8 @@ pub struct TcDecoder<B: Backend> {
 
 struct Stage<B: Backend> {
     blocks: Vec<MemoryBlock<B>>,
-    /// The stage's end. That of the last stage, whose maps are the largest, makes one time step after the other.
+    /// The stage's end. That of the last stage, whose maps are the largest, makes one time step after the other where
+    /// memory is dear.
     upsample: Vec<B::UpsampleConv>,
 }
 
@@ -84,7 +85,7 @@ impl<B: Backend> TcDecoder<B> {
             let (grow, next) = (first + BLOCKS_PER_STAGE + 1, first + BLOCKS_PER_STAGE + 2);
             let grow = weight(&format!("{grow}.conv"), &[STAGE_GROWTH[i] * channels, channels, 1, 1])?;
             let conv = weight(&next.to_string(), &[c[i + 1], channels, 3, 3])?;
-            let parts = if i + 1 == STAGE_LAYERS.len() { STAGE_GROWTH[i] } else { 1 };
+            let parts = if B::FRUGAL && i + 1 == STAGE_LAYERS.len() { STAGE_GROWTH[i] } else { 1 };
             Ok(Stage {
                 blocks: (first..first + BLOCKS_PER_STAGE).map(block).collect::<Result<_>>()?,
                 upsample: grow

@@ -122,6 +122,7 @@ impl Backend for CpuBackend {
     type Outgoing = CpuOutgoing;
 
     const QUEUED: bool = false;
+    const FRUGAL: bool = false;
 
     fn vector(&self, v: &HostTensor) -> Result<Vec<f32>> {
         flat(v)

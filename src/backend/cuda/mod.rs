@@ -217,6 +217,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
     type Outgoing = CudaOutgoing<D>;
 
     const QUEUED: bool = true;
+    const FRUGAL: bool = true;
 
     fn takes(_: &Format) -> bool {
         true

@@ -79,6 +79,7 @@ impl Backend for PlanBackend {
     type Outgoing = PlanTensor;
 
     const QUEUED: bool = false;
+    const FRUGAL: bool = false;
 
     fn vector(&self, v: &HostTensor) -> Result<Tensor> {
         Ok(self.ledger.weights(v.elem_count()))
