@@ -2,7 +2,7 @@
 
 //! Attention: `kernels/attention.cu`, and `kernels/hopper_attention.cu`.
 
-use super::driver::{Address, Args, Driver, TensorCores, kernels};
+use super::driver::{Address, Args, Driver, kernels};
 use super::mask::CudaMask;
 use super::qk::{MAX_GROUPS, group_addresses};
 use super::tensor::CudaTensor;
@@ -122,7 +122,7 @@ impl<D: Driver> CudaBackend<D> {
             k: group_addresses(groups.iter().map(|g| &g.k))?,
             v: group_addresses(groups.iter().map(|g| &g.v))?,
         };
-        if self.tensor_cores == TensorCores::Warpgroup && self.precision != Precision::F32 {
+        if self.on_warpgroups() {
             let windows = mask.heads * mask.query_windows;
             let blocks = windows.min(self.multiprocessors);
             let args = HopperArgs {

@@ -133,6 +133,11 @@ impl<D: Driver> CudaBackend<D> {
         self.queue.wait()
     }
 
+    /// Whether kernels for Hopper alone are to be taken: they have products of 16 bits only.
+    fn on_warpgroups(&self) -> bool {
+        self.tensor_cores == TensorCores::Warpgroup && self.precision != Precision::F32
+    }
+
     fn tensor(&self, shape: Shape, precision: Precision) -> Result<CudaTensor> {
         self.tensor_for(Life::Short, shape, precision)
     }

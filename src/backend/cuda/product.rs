@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::driver::{Driver, TensorCores};
+use super::driver::Driver;
 use super::{CudaBackend, Precision, Weight, index};
 use crate::error::{Error, Result};
 
@@ -49,10 +49,10 @@ impl Tile {
         (4 * (rows + columns) * 128 + 8 * 8 + 2 * 2 * 4 * columns).next_multiple_of(1024)
     }
 
-    /// The tile for `columns` of which `outputs` belong to a map.
-    fn new(inputs: usize, columns: usize, outputs: usize, precision: Precision, tensor_cores: TensorCores) -> Self {
-        // Hopper's kernels have products of 16 bits only, and store eight columns at once.
-        let hopper = tensor_cores == TensorCores::Warpgroup && precision.bytes() == 2 && outputs.is_multiple_of(8);
+    /// The tile for `columns` of which `outputs` belong to a map, on Hopper if it is `on_warpgroups`.
+    fn new(inputs: usize, columns: usize, outputs: usize, precision: Precision, on_warpgroups: bool) -> Self {
+        // Hopper's kernels store eight columns at once.
+        let hopper = on_warpgroups && outputs.is_multiple_of(8);
         if !(inputs * precision.bytes()).is_multiple_of(16) {
             Tile::Odd
         } else if hopper && columns > 64 {
@@ -128,7 +128,7 @@ impl<D: Driver> CudaBackend<D> {
                 bias.len()
             )));
         }
-        let tile = Tile::new(inputs, columns, outputs, self.precision, self.tensor_cores);
+        let tile = Tile::new(inputs, columns, outputs, self.precision, self.on_warpgroups());
         let channels = inputs.next_multiple_of(tile.step(self.precision));
         let (_, width) = tile.sides();
         let padded = columns.next_multiple_of(width);
