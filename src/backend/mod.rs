@@ -142,6 +142,8 @@ pub trait Backend: Send + Sync + 'static {
     type Mask: Send + Sync + 'static;
     /// What [`Backend::ingest`] needs for one [`Geometry`].
     type Ingest: Send + Sync + 'static;
+    /// What [`Backend::qk_norm_rope`] needs of one window's [`Rope`].
+    type Rope: Send + Sync + 'static;
     /// A frame on its way to the host.
     type Outgoing: Send + 'static;
 
@@ -242,6 +244,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Layer norm without parameters (eps 1e-6), then `x * scale + shift` per column.
     fn layer_norm(&self, x: &Self::Tensor, scale: &Self::Vector, shift: &Self::Vector) -> Result<Self::Tensor>;
 
+    /// The tables of `rope` where the blocks of a window find them.
+    fn rope(&self, rope: Rope) -> Result<Self::Rope>;
+
     /// RMS norm over whole rows (eps 1e-6), times `gamma`.
     fn rms_norm(&self, x: &Self::Tensor, gamma: &Self::Vector) -> Result<Self::Tensor>;
 
@@ -252,7 +257,7 @@ pub trait Backend: Send + Sync + 'static {
         qkv: &Self::Tensor,
         norm_q: &Self::Vector,
         norm_k: &Self::Vector,
-        rope: &Rope,
+        rope: &Self::Rope,
         grid: Grid,
     ) -> Result<Qkv<Self::Tensor>>;
 

@@ -159,7 +159,7 @@ impl<B: Backend> Dit<B> {
         observer: &mut dyn Observer<B>,
     ) -> Result<Vec<B::Tensor>> {
         state.caches.resize_with(self.blocks.len(), VecDeque::new);
-        let rope = Rope::new(first_latent, grid.frames, grid.rows, grid.cols);
+        let rope = backend.rope(Rope::new(first_latent, grid.frames, grid.rows, grid.cols))?;
         let mut x = backend.embed_patches(noise, &self.patch_embedding, &lq, grid)?;
         drop(lq);
         for (i, (block, cache)) in self.blocks.iter().zip(&mut state.caches).enumerate() {

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use super::checkpoint::Weights;
 use super::dit::{DitParams, Observer};
-use crate::backend::{Backend, Epilogue, Grid, HostTensor, KvGroup, Rope};
+use crate::backend::{Backend, Epilogue, Grid, HostTensor, KvGroup};
 use crate::error::Result;
 
 /// A transformer block. The modulation by time and the prompt's keys and values are constants of it.
@@ -101,7 +101,7 @@ impl<B: Backend> DitBlock<B> {
         x: B::Tensor,
         cache: &mut VecDeque<KvGroup<B::Tensor>>,
         grid: Grid,
-        rope: &Rope,
+        rope: &B::Rope,
         params: &DitParams,
         index: usize,
         observer: &mut dyn Observer<B>,

@@ -55,7 +55,7 @@ pub fn qk_norm_rope<B: Backend>(b: &B) {
         let (q, k) = (rotated(0), rotated(1));
         let v = Array::build([tokens, dim], |[token, c]| qkv.at([token, 2 * dim + c]));
 
-        let rope = Rope::new(first_frame, grid.frames, grid.rows, grid.cols);
+        let rope = b.rope(Rope::new(first_frame, grid.frames, grid.rows, grid.cols)).unwrap();
         let [norm_q, norm_k] = gammas.each_ref().map(|gamma| gamma.vector(b));
         let got = b.qk_norm_rope(&qkv.rows(b), &norm_q, &norm_k, &rope, grid).unwrap();
         agrees(b, &case("q"), &got.q, &q);

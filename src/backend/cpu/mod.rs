@@ -119,6 +119,7 @@ impl Backend for CpuBackend {
     type UpsampleConv = CpuUpsampleConv;
     type Mask = CpuMask;
     type Ingest = Resizer;
+    type Rope = Rope;
     type Outgoing = CpuOutgoing;
 
     const QUEUED: bool = false;
@@ -237,6 +238,10 @@ impl Backend for CpuBackend {
 
     fn rms_norm(&self, x: &CpuTensor, gamma: &Vec<f32>) -> Result<CpuTensor> {
         self.pool.install(|| rows::rms_norm(x, gamma))
+    }
+
+    fn rope(&self, rope: Rope) -> Result<Rope> {
+        Ok(rope)
     }
 
     fn qk_norm_rope(

@@ -43,6 +43,7 @@ use driver::{Args, Driver, Kernel, Memory, Queue, TensorCores};
 pub use frames::{CudaIngest, CudaOutgoing};
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
+pub use qk::CudaRope;
 pub use tensor::{CudaTensor, Weight};
 use tensor::{Shape, decode, encode, places_of_heads};
 use work::{ENDLESS_BYTES, Endless, Work};
@@ -219,6 +220,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
     type UpsampleConv = CudaUpsampleConv;
     type Mask = CudaMask;
     type Ingest = CudaIngest;
+    type Rope = CudaRope;
     type Outgoing = CudaOutgoing<D>;
 
     const QUEUED: bool = true;
@@ -322,12 +324,16 @@ impl<D: Driver> Backend for CudaBackend<D> {
         self.run_rms_norm(x, gamma)
     }
 
+    fn rope(&self, rope: Rope) -> Result<CudaRope> {
+        self.upload_rope(&rope)
+    }
+
     fn qk_norm_rope(
         &self,
         qkv: &CudaTensor,
         norm_q: &Weight,
         norm_k: &Weight,
-        rope: &Rope,
+        rope: &CudaRope,
         grid: Grid,
     ) -> Result<Qkv<CudaTensor>> {
         self.run_qk_norm_rope(qkv, norm_q, norm_k, rope, grid)

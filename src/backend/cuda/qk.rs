@@ -54,6 +54,13 @@ struct MeanArgs {
 // SAFETY: laid out as the kernels' struct.
 unsafe impl Args for MeanArgs {}
 
+/// The table of one window's [`Rope`].
+pub struct CudaRope {
+    /// Rows of (cos, sin): see [`Rope::table`].
+    turns: CudaTensor,
+    positions: [usize; 3],
+}
+
 /// One address per frame pair, as kernels take them.
 pub(super) fn group_addresses<'a>(
     tensors: impl ExactSizeIterator<Item = &'a CudaTensor>,
@@ -68,12 +75,18 @@ pub(super) fn group_addresses<'a>(
 }
 
 impl<D: Driver> CudaBackend<D> {
+    pub(super) fn upload_rope(&self, rope: &Rope) -> Result<CudaRope> {
+        let turns: Vec<f32> = rope.table().flat_map(|(cos, sin)| [cos, sin]).collect();
+        let turns = self.upload(Shape::Rows(turns.len() / 2, 2), Precision::F32, &turns)?;
+        Ok(CudaRope { turns, positions: rope.positions() })
+    }
+
     pub(super) fn run_qk_norm_rope(
         &self,
         qkv: &CudaTensor,
         norm_q: &Weight,
         norm_k: &Weight,
-        rope: &Rope,
+        rope: &CudaRope,
         grid: Grid,
     ) -> Result<Qkv<CudaTensor>> {
         let (tokens, cols) = qkv.rows_dims()?;
@@ -83,15 +96,13 @@ impl<D: Driver> CudaBackend<D> {
             && cols == 3 * dim
             && dim > 0
             && dim.is_multiple_of(HEAD_DIM)
-            && rope.positions() == [grid.frames, grid.rows, grid.cols];
+            && rope.positions == [grid.frames, grid.rows, grid.cols];
         if !fits {
             return Err(Error::Compute(format!(
                 "qkv of {tokens} x {cols}, RoPE of {:?} for {grid:?}",
-                rope.positions()
+                rope.positions
             )));
         }
-        let turns: Vec<f32> = rope.table().flat_map(|(cos, sin)| [cos, sin]).collect();
-        let turns = self.upload(Shape::Rows(turns.len() / 2, 2), Precision::F32, &turns)?;
         let means = |windows, life| self.tensor_for(life, Shape::Rows(windows, dim), Precision::F32);
         let q = self.empty_heads(Life::Short, tokens, dim)?;
         let q_mean = means(grid.groups() * grid.windows(), Life::Short)?;
@@ -106,7 +117,7 @@ impl<D: Driver> CudaBackend<D> {
             qkv: qkv.address(),
             norm_q: norm_q.address(),
             norm_k: norm_k.address(),
-            turns: turns.address(),
+            turns: rope.turns.address(),
             q: q.address(),
             tokens: index(tokens)?,
             dim: index(dim)?,

@@ -76,6 +76,7 @@ impl Backend for PlanBackend {
     type UpsampleConv = PlanLayer;
     type Mask = PlanMask;
     type Ingest = Geometry;
+    type Rope = ();
     type Outgoing = PlanTensor;
 
     const QUEUED: bool = false;
@@ -185,7 +186,11 @@ impl Backend for PlanBackend {
         Ok(self.ledger.tensor(x.dims().to_vec()))
     }
 
-    fn qk_norm_rope(&self, qkv: &PlanTensor, _: &Tensor, _: &Tensor, _: &Rope, grid: Grid) -> Result<Qkv<PlanTensor>> {
+    fn rope(&self, _: Rope) -> Result<()> {
+        Ok(())
+    }
+
+    fn qk_norm_rope(&self, qkv: &PlanTensor, _: &Tensor, _: &Tensor, _: &(), grid: Grid) -> Result<Qkv<PlanTensor>> {
         let dim = qkv.channels() / 3;
         let rows = |n| self.ledger.tensor(vec![n, dim]);
         let tokens = grid.windows() * WINDOW_TOKENS;
