@@ -133,7 +133,11 @@ impl FlashVsr {
         let result = work(session);
         let news = session.news();
         let (held, latency) = (session.held() as u64, session.latency());
+        let notice = state.model.as_ref().and_then(|model| model.notice());
         drop(state);
+        if let Some(notice) = notice {
+            gst::warning!(CAT, imp = self, "{notice}");
+        }
         self.announce_latency(latency);
         let mut stats = self.stats.lock();
         let first = stats.replaced == 0 && news.replaced > 0;

@@ -20,6 +20,9 @@ pub const DEVICE_VARIABLE: &str = "FLASHVSR_DEVICE";
 /// Environment variable that may say `common`: without the kernels for one generation of GPUs alone.
 pub const KERNELS_VARIABLE: &str = "FLASHVSR_KERNELS";
 
+/// Environment variable that may say `off`: each kernel is launched at once and by itself.
+pub const GRAPHS_VARIABLE: &str = "FLASHVSR_GRAPHS";
+
 /// What the property `device` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
@@ -96,17 +99,23 @@ fn open_on(wanted: Wanted, spec: &ModelSpec, reason: String) -> Result<Arc<dyn M
 fn gpu(ordinal: usize) -> Result<Arc<Nvidia>> {
     DEVICES.get(ordinal, || {
         let gpu = Nvidia::open(ordinal)?;
-        let all = all_kernels(&std::env::var(KERNELS_VARIABLE).unwrap_or_default())?;
-        Ok(if all { gpu } else { gpu.with_common_kernels() })
+        let gpu = if switch(KERNELS_VARIABLE, ["all", "common"])? { gpu } else { gpu.with_common_kernels() };
+        Ok(if switch(GRAPHS_VARIABLE, ["on", "off"])? { gpu } else { gpu.without_graphs() })
     })
 }
 
-/// What [`KERNELS_VARIABLE`] says; empty counts as unset.
-fn all_kernels(value: &str) -> Result<bool> {
-    match value {
-        "" | "all" => Ok(true),
-        "common" => Ok(false),
-        _ => Err(Error::Settings(format!("{KERNELS_VARIABLE}={value}; it can be all or common"))),
+/// Whether an environment variable says the first of `values`, or nothing.
+fn switch(variable: &str, values: [&str; 2]) -> Result<bool> {
+    read_switch(variable, &std::env::var(variable).unwrap_or_default(), values)
+}
+
+/// Whether `value` is the first of `values`, or empty, which counts as unset.
+fn read_switch(variable: &str, value: &str, values: [&str; 2]) -> Result<bool> {
+    match values.iter().position(|known| *known == value) {
+        None if !value.is_empty() => {
+            Err(Error::Settings(format!("{variable}={value}; it can be {}", values.join(" or "))))
+        }
+        found => Ok(found != Some(1)),
     }
 }
 
@@ -123,11 +132,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_are_read() {
-        assert!(all_kernels("").unwrap() && all_kernels("all").unwrap() && !all_kernels("common").unwrap());
-        assert!(
-            all_kernels("hopper").unwrap_err().to_string().contains("FLASHVSR_KERNELS=hopper; it can be all or common")
-        );
+    fn switches_are_read() {
+        let read = |value| read_switch(KERNELS_VARIABLE, value, ["all", "common"]);
+        assert!(read("").unwrap() && read("all").unwrap() && !read("common").unwrap());
+        let message = read("hopper").unwrap_err().to_string();
+        assert!(message.contains("FLASHVSR_KERNELS=hopper; it can be all or common"), "{message}");
     }
 
     #[test]

@@ -112,6 +112,11 @@ pub trait Model: Send + Sync {
 
     /// Why it runs there ("device=cuda:1", "the first GPU").
     fn reason(&self) -> String;
+
+    /// What has come up on the device that the user ought to know; each is told once.
+    fn notice(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Counters of a stream.

@@ -128,6 +128,10 @@ impl<D: Driver> Model for CudaModel<D> {
     fn reason(&self) -> String {
         self.reason.clone()
     }
+
+    fn notice(&self) -> Option<String> {
+        self.driver.notice()
+    }
 }
 
 /// A network that is loaded on a device as a model; `reason` is why it runs there. Its weights must have arrived

@@ -3,6 +3,8 @@
 //! [`Nvidia`] without a driver, and with a stand-in for one (`fake.c`) that shows what arrives there and fails on
 //! demand.
 
+mod graphs;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -61,7 +63,7 @@ fn open_error(ordinal: usize) -> String {
 const KERNEL: Kernel = Kernel { file: "rows", name: "layer_norm_f32", threads: 128, shared: 0 };
 
 /// What the stand-in's kernels take.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct Seen {
     value: u64,

@@ -27,7 +27,7 @@ const HOPPER_SPARSE_ATTENTION: Kernels =
     kernels!("hopper_attention", "hopper_sparse_attention", HOPPER_THREADS, [0, HOPPER_SHARED, HOPPER_SHARED]);
 
 /// `SparseArgs` of attention.cuh.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct SparseArgs {
     q: Address,
@@ -47,7 +47,7 @@ struct SparseArgs {
 unsafe impl Args for SparseArgs {}
 
 /// `HopperArgs` of hopper_attention.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct HopperArgs {
     sparse: SparseArgs,
@@ -60,7 +60,7 @@ struct HopperArgs {
 unsafe impl Args for HopperArgs {}
 
 /// `CrossArgs` of attention.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct CrossArgs {
     q: Address,

@@ -31,7 +31,7 @@ const APPLY_CHANGE: Kernel = kernel("apply_change", 0);
 const BLUR: Kernel = kernel("blur", 0);
 
 /// `MomentsArgs` of color.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct MomentsArgs {
     pictures: [Address; 2],
@@ -41,7 +41,7 @@ struct MomentsArgs {
 }
 
 /// `ChangeArgs` of color.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct ChangeArgs {
     partial: Address,
@@ -51,7 +51,7 @@ struct ChangeArgs {
 }
 
 /// `ApplyArgs` of color.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct ApplyArgs {
     hq: Address,
@@ -61,7 +61,7 @@ struct ApplyArgs {
 }
 
 /// `BlurArgs` of color.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct BlurArgs {
     low: Address,

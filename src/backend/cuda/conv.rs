@@ -27,7 +27,7 @@ const MAX_MAPS: usize = 2 * MAX_OUTS + 2;
 const KERNEL_TIME: usize = 4;
 
 /// `ConvArgs` of conv.cuh.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct ConvArgs {
     maps: [Address; MAX_MAPS],

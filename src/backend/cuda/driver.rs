@@ -42,8 +42,9 @@ pub(super) use kernels;
 /// The argument of a kernel.
 ///
 /// # Safety
-/// The type must be `repr(C)`, laid out as the kernel's struct of arguments, and hold no pointers but [`Address`]es.
-pub unsafe trait Args: Copy + Send + Sync + 'static {}
+/// The type must be `repr(C)`, laid out as the kernel's struct of arguments, and hold no pointers but [`Address`]es. What is
+/// equal must mean the same to the kernel.
+pub unsafe trait Args: Copy + PartialEq + Send + Sync + 'static {}
 
 /// Device memory that can be had and given back.
 pub trait Memory: Send + Sync + 'static {
@@ -84,6 +85,11 @@ pub trait Driver: Memory {
 
     /// Its multiprocessors, each of which runs blocks of its own.
     fn multiprocessors(&self) -> usize;
+
+    /// What has come up that the user ought to know; each is told once.
+    fn notice(&self) -> Option<String> {
+        None
+    }
 
     /// A new queue.
     fn queue(&self) -> Result<Self::Queue>;

@@ -42,7 +42,7 @@ struct CudaAxis {
 }
 
 /// `Axis` of resize.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct AxisArgs {
     first: Address,
@@ -52,7 +52,7 @@ struct AxisArgs {
 }
 
 /// `AcrossArgs` of resize.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct AcrossArgs {
     frame: Address,
@@ -62,7 +62,7 @@ struct AcrossArgs {
 }
 
 /// `DownArgs` of resize.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct DownArgs {
     lines: Address,
@@ -74,7 +74,7 @@ struct DownArgs {
 }
 
 /// `EmitArgs` of picture.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct EmitArgs {
     picture: Address,

@@ -18,7 +18,7 @@ const LINEAR: [Kernels; 6] = [
 ];
 
 /// `LinearArgs` of linear.cuh.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct LinearArgs {
     x: Address,

@@ -26,7 +26,7 @@ const DRAFT_LIST: Kernel = Kernel { file: "mask", name: "draft_list", threads: 3
 const DRAFT_ORDER: Kernel = Kernel { file: "mask", name: "draft_order", threads: ORDERED as u32, shared: 0 };
 
 /// `ScoreArgs` of mask.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct ScoreArgs {
     q_mean: Address,
@@ -44,7 +44,7 @@ struct ScoreArgs {
 unsafe impl Args for ScoreArgs {}
 
 /// `SelectArgs` of mask.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct SelectArgs {
     table: Address,
@@ -57,7 +57,7 @@ struct SelectArgs {
 unsafe impl Args for SelectArgs {}
 
 /// `ListArgs` of mask.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct ListArgs {
     table: Address,
@@ -72,7 +72,7 @@ struct ListArgs {
 unsafe impl Args for ListArgs {}
 
 /// `OrderArgs` of mask.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct OrderArgs {
     counts: Address,

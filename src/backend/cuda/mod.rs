@@ -8,6 +8,7 @@
 
 mod arena;
 mod attention;
+pub mod batch;
 mod color;
 mod conv;
 pub mod driver;

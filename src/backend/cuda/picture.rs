@@ -23,7 +23,7 @@ const DECODER_INPUT: Kernels = kernels!("picture", "decoder_input", THREADS, [0;
 const TO_PICTURE: Kernels = kernels!("picture", "to_picture", THREADS, [0; 3]);
 
 /// `AddArgs` of picture.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct AddArgs {
     a: Address,
@@ -33,7 +33,7 @@ struct AddArgs {
 }
 
 /// `FiniteArgs` of picture.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct FiniteArgs {
     values: Address,
@@ -42,7 +42,7 @@ struct FiniteArgs {
 }
 
 /// `UnshuffleArgs` of picture.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct UnshuffleArgs {
     picture: Address,
@@ -52,7 +52,7 @@ struct UnshuffleArgs {
 }
 
 /// `DecoderInputArgs` of picture.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct DecoderInputArgs {
     pictures: [Address; 4],
@@ -63,7 +63,7 @@ struct DecoderInputArgs {
 }
 
 /// `ToPictureArgs` of picture.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct ToPictureArgs {
     map: Address,

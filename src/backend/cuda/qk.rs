@@ -19,7 +19,7 @@ const QK_NORM_ROPE: Kernels = kernels!("qk", "qk_norm_rope", THREADS, [0; 3]);
 const WINDOW_MEANS: Kernels = kernels!("qk", "window_means", THREADS, [4 * 512, 8 * 512, 8 * 512]);
 
 /// `QkArgs` of qk.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct QkArgs {
     qkv: Address,
@@ -40,7 +40,7 @@ struct QkArgs {
 unsafe impl Args for QkArgs {}
 
 /// `MeanArgs` of qk.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct MeanArgs {
     q: Address,
@@ -98,10 +98,7 @@ impl<D: Driver> CudaBackend<D> {
             && dim.is_multiple_of(HEAD_DIM)
             && rope.positions == [grid.frames, grid.rows, grid.cols];
         if !fits {
-            return Err(Error::Compute(format!(
-                "qkv of {tokens} x {cols}, RoPE of {:?} for {grid:?}",
-                rope.positions
-            )));
+            return Err(Error::Compute(format!("qkv of {tokens} x {cols}, RoPE of {:?} for {grid:?}", rope.positions)));
         }
         let means = |windows, life| self.tensor_for(life, Shape::Rows(windows, dim), Precision::F32);
         let q = self.empty_heads(Life::Short, tokens, dim)?;

@@ -16,7 +16,7 @@ const RMS_NORM: Kernels = kernels!("rows", "rms_norm", THREADS, [0; 3]);
 const RMS_NORM_SILU: Kernels = kernels!("rows", "rms_norm_silu", THREADS, [0; 3]);
 
 /// `NormArgs` of rows.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct NormArgs {
     x: Address,

@@ -25,7 +25,7 @@ const GATHER_ROWS: Kernels = kernels!("tokens", "gather_rows", THREADS, [0; 3]);
 const DENOISE: Kernels = kernels!("tokens", "denoise", THREADS, [0; 3]);
 
 /// `NoiseArgs` of tokens.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct NoiseArgs {
     maps: [Address; FRAMES],
@@ -36,7 +36,7 @@ struct NoiseArgs {
 }
 
 /// `GatherArgs` of tokens.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct GatherArgs {
     frames: [Address; FRAMES],
@@ -48,7 +48,7 @@ struct GatherArgs {
 }
 
 /// `DenoiseArgs` of tokens.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct DenoiseArgs {
     noise: [Address; FRAMES],

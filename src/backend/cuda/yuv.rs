@@ -22,7 +22,7 @@ const TO_RGB_U16_U16: Kernel = kernel("to_rgb_u16_u16");
 const FROM_RGB: [Kernel; 2] = [kernel("from_rgb_u8"), kernel("from_rgb_u16")];
 
 /// `Component` of yuv.cu.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Default)]
 #[repr(C)]
 struct Component {
     samples: Address,
@@ -31,7 +31,7 @@ struct Component {
 }
 
 /// `Chroma` of yuv.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct ChromaArgs {
     count: u32,
@@ -40,7 +40,7 @@ struct ChromaArgs {
 }
 
 /// `Affine` of yuv.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct Affine {
     matrix: [[f32; 3]; 3],
@@ -48,7 +48,7 @@ struct Affine {
 }
 
 /// `ToRgbArgs` of yuv.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct ToRgbArgs {
     components: [Component; 3],
@@ -61,7 +61,7 @@ struct ToRgbArgs {
 }
 
 /// `FromRgbArgs` of yuv.cu.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct FromRgbArgs {
     picture: Address,

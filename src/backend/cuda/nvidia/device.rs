@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::fmt::Display;
 use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use cudarc::driver::sys::{
     self, CUcontext, CUdevice, CUdevice_attribute, CUfunction, CUfunction_attribute, CUjit_option, CUmodule, CUresult,
@@ -43,6 +45,9 @@ pub(super) struct Device {
     /// Bytes of shared memory that a block can have.
     shared: u32,
     loaded: RwLock<Loaded>,
+    /// Why there are no graphs, and whether that was told.
+    no_graphs: OnceLock<String>,
+    told: AtomicBool,
 }
 
 // SAFETY: the driver's handles may be used by any thread that has bound the context, which each call does.
@@ -112,7 +117,8 @@ impl Device {
         // SAFETY: the device exists; the driver writes one pointer. Dropping the device releases the context.
         check(&name, "cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, handle) })?;
         let capability = (major, minor);
-        Ok(Self { name, handle, context, capability, multiprocessors, shared, loaded: RwLock::default() })
+        let (loaded, no_graphs, told) = (RwLock::default(), OnceLock::new(), AtomicBool::new(false));
+        Ok(Self { name, handle, context, capability, multiprocessors, shared, loaded, no_graphs, told })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -132,6 +138,22 @@ impl Device {
     pub(super) fn bind(&self) -> Result<()> {
         // SAFETY: the context is retained as long as `self` lives.
         self.check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })
+    }
+
+    /// Whether launches can be made graphs, for all that is known.
+    pub(super) fn has_graphs(&self) -> bool {
+        self.no_graphs.get().is_none()
+    }
+
+    /// Remembers that they cannot.
+    pub(super) fn refuse_graphs(&self, error: &Error) {
+        self.no_graphs
+            .get_or_init(|| format!("kernels are launched one by one from now on, for want of graphs: {error}"));
+    }
+
+    /// What the user ought to know, once.
+    pub(super) fn notice(&self) -> Option<String> {
+        self.no_graphs.get().filter(|_| !self.told.swap(true, Relaxed)).cloned()
     }
 
     /// The outcome of `call`.

@@ -5,7 +5,9 @@
 
 mod device;
 mod fault;
+mod graph;
 mod images;
+mod launches;
 mod queue;
 mod staging;
 
@@ -17,6 +19,7 @@ use super::driver::{Address, Driver, Memory, TensorCores};
 use crate::error::{Error, Result};
 
 use device::Device;
+use launches::AllLaunches;
 pub use queue::NvidiaQueue;
 
 /// A GPU of NVIDIA's.
@@ -24,6 +27,8 @@ pub use queue::NvidiaQueue;
 pub struct Nvidia {
     device: Arc<Device>,
     tensor_cores: TensorCores,
+    graphs: bool,
+    launches: Arc<AllLaunches>,
 }
 
 impl Nvidia {
@@ -46,12 +51,17 @@ impl Nvidia {
             (9, 0) => TensorCores::Warpgroup,
             _ => TensorCores::Warp,
         };
-        Ok(Self { device: Arc::new(device), tensor_cores })
+        Ok(Self { device: Arc::new(device), tensor_cores, graphs: true, launches: Arc::default() })
     }
 
     /// The same GPU with those kernels alone that run on every generation, to compare with them.
     pub fn with_common_kernels(self) -> Self {
         Self { tensor_cores: TensorCores::Warp, ..self }
+    }
+
+    /// The same GPU with each kernel launched at once and by itself, and no graphs of them.
+    pub fn without_graphs(self) -> Self {
+        Self { graphs: false, ..self }
     }
 
     /// The compute capability, such as (9, 0) of an H200.
@@ -78,7 +88,8 @@ impl Memory for Nvidia {
     fn free(&self, address: Address, _bytes: usize) {
         // After a fault of the device there is nothing to be had back.
         if self.device.bind().is_ok() {
-            // SAFETY: `allocate` gave it; the driver waits for work that uses it.
+            self.launches.hand_over();
+            // SAFETY: `allocate` gave it; the driver waits for work that uses it, none of which is kept back.
             unsafe { sys::cuMemFree_v2(address) };
         }
     }
@@ -107,7 +118,11 @@ impl Driver for Nvidia {
         self.device.multiprocessors()
     }
 
+    fn notice(&self) -> Option<String> {
+        self.device.notice()
+    }
+
     fn queue(&self) -> Result<NvidiaQueue> {
-        NvidiaQueue::new(self.device.clone())
+        NvidiaQueue::new(self.device.clone(), self.graphs && self.device.has_graphs(), &self.launches)
     }
 }

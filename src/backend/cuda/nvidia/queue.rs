@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A queue of work: a stream that does not wait for the default one, and a second one for what is brought to the host meanwhile.
+//! A queue of work: a stream, and a second one for what is brought to the host meanwhile.
 
-use std::ffi::c_void;
-use std::ptr;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUstream, CUstream_flags};
+use cudarc::driver::sys::{self, CUstream};
 use parking_lot::Mutex;
 
 use super::device::Device;
+use super::graph::Stream;
+use super::launches::{AllLaunches, Launches};
 use super::staging::{Event, Pinned, Ring};
 use crate::backend::cuda::driver::{Address, Args, Kernel, Queue};
 use crate::error::{Error, Result};
@@ -54,9 +54,9 @@ impl Drop for Download {
 /// A queue of work on a [`super::Nvidia`].
 pub struct NvidiaQueue {
     device: Arc<Device>,
-    stream: CUstream,
+    launches: Arc<Launches>,
     /// Copies to the host that the work behind them need not wait for.
-    leaving: CUstream,
+    leaving: Stream,
     upload: Mutex<Option<Upload>>,
     /// What downloads go through: two pieces.
     download: Mutex<Option<Pinned>>,
@@ -64,81 +64,61 @@ pub struct NvidiaQueue {
     spare: Spare,
 }
 
-// SAFETY: any thread that has bound the device may use its streams; what is staged is behind locks.
-unsafe impl Send for NvidiaQueue {}
-// SAFETY: as above.
-unsafe impl Sync for NvidiaQueue {}
-
 impl NvidiaQueue {
-    pub(super) fn new(device: Arc<Device>) -> Result<Self> {
+    /// A queue that keeps launches back or not; `all` can make it hand them over.
+    pub(super) fn new(device: Arc<Device>, keeps: bool, all: &AllLaunches) -> Result<Self> {
         device.bind()?;
-        // Null stands for the default stream, which is never ours.
-        let mut queue = Self {
-            device,
-            stream: ptr::null_mut(),
-            leaving: ptr::null_mut(),
-            upload: Mutex::default(),
-            download: Mutex::default(),
-            spare: Spare::default(),
-        };
-        for stream in [&mut queue.stream, &mut queue.leaving] {
-            // SAFETY: the driver writes one pointer.
-            let code = unsafe { sys::cuStreamCreate(stream, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
-            queue.device.check("cuStreamCreate", code)?;
-        }
-        Ok(queue)
+        let launches = Arc::new(Launches::new(Stream::new(&device)?, keeps));
+        let leaving = Stream::new(&device)?;
+        all.add(&launches);
+        let (upload, download, spare) = (Mutex::default(), Mutex::default(), Spare::default());
+        Ok(Self { device, launches, leaving, upload, download, spare })
     }
 
-    /// The streams that there are.
-    fn streams(&self) -> impl Iterator<Item = CUstream> {
-        [self.stream, self.leaving].into_iter().filter(|stream| !stream.is_null())
-    }
-
-    /// Waits for the device after an error or before an end, to leave no copy under way. The outcome says nothing new.
+    /// Waits for the device after an error or before an end, to leave no copy under way.
     fn settle(&self) {
         if self.device.bind().is_ok() {
-            for stream in self.streams() {
-                // SAFETY: the stream is alive.
-                unsafe { sys::cuStreamSynchronize(stream) };
-            }
+            self.launches.stream().settle();
+            self.leaving.settle();
         }
     }
 
     /// Copies to pinned memory behind all work so far, and beside the work to come.
-    fn copy_aside(&self, to: *mut u8, from: Address, bytes: usize) -> Result<Event> {
-        Event::record(&self.device, self.stream)?.hold_up(self.leaving)?;
+    fn copy_aside(&self, stream: CUstream, to: *mut u8, from: Address, bytes: usize) -> Result<Event> {
+        let leaving = self.leaving.handle();
+        Event::record(&self.device, stream)?.hold_up(leaving)?;
         // SAFETY: the engine downloads from memory that it has allocated and keeps until the copy is done; nobody reads the
         // copy before its event.
-        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, self.leaving) };
+        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, leaving) };
         self.device.check(format_args!("cuMemcpyDtoHAsync of {bytes} bytes"), code)?;
-        Event::record(&self.device, self.leaving)
+        Event::record(&self.device, leaving)
     }
 
-    fn upload_pieces(&self, upload: &mut Upload, mut to: Address, from: &[u8]) -> Result<()> {
+    fn upload_pieces(&self, stream: CUstream, upload: &mut Upload, mut to: Address, from: &[u8]) -> Result<()> {
         for piece in from.chunks(PIECE_BYTES) {
             let room = upload.ring.take(piece.len(), Event::wait)?;
             upload.memory.write(room.offset, piece);
             let staged = upload.memory.part(room.offset, piece.len());
             // SAFETY: the engine uploads into memory that it has allocated; the piece is held until the copy is done.
-            let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, staged.cast(), piece.len(), self.stream) };
+            let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, staged.cast(), piece.len(), stream) };
             self.device.check(format_args!("cuMemcpyHtoDAsync of {} bytes", piece.len()), code)?;
-            upload.ring.hold(&room, Event::record(&self.device, self.stream)?);
+            upload.ring.hold(&room, Event::record(&self.device, stream)?);
             to += piece.len() as Address;
         }
         Ok(())
     }
 
-    fn download_pieces(&self, memory: &Pinned, to: &mut [u8], mut from: Address) -> Result<()> {
+    fn download_pieces(&self, stream: CUstream, memory: &Pinned, to: &mut [u8], mut from: Address) -> Result<()> {
         // The piece that is under way.
         let mut last: Option<(Event, usize, &mut [u8])> = None;
         for (number, piece) in to.chunks_mut(PIECE_BYTES).enumerate() {
             let offset = number % 2 * PIECE_BYTES;
             let staged = memory.part(offset, piece.len());
             // SAFETY: the engine downloads from memory that it has allocated; nobody reads the piece before its event.
-            let code = unsafe { sys::cuMemcpyDtoHAsync_v2(staged.cast(), from, piece.len(), self.stream) };
+            let code = unsafe { sys::cuMemcpyDtoHAsync_v2(staged.cast(), from, piece.len(), stream) };
             self.device.check(format_args!("cuMemcpyDtoHAsync of {} bytes", piece.len()), code)?;
             from += piece.len() as Address;
-            let event = Event::record(&self.device, self.stream)?;
+            let event = Event::record(&self.device, stream)?;
             if let Some((event, offset, piece)) = last.replace((event, offset, piece)) {
                 event.wait()?;
                 memory.read(offset, piece);
@@ -157,6 +137,7 @@ impl Queue for NvidiaQueue {
 
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
         self.device.bind()?;
+        let stream = self.launches.hand_over()?.handle();
         let mut upload = self.upload.lock();
         let upload = match &mut *upload {
             Some(upload) => upload,
@@ -165,21 +146,23 @@ impl Queue for NvidiaQueue {
                 upload.insert(Upload { memory, ring: Ring::new(UPLOAD_BYTES) })
             }
         };
-        self.upload_pieces(upload, to, from).inspect_err(|_| self.settle())
+        self.upload_pieces(stream, upload, to, from).inspect_err(|_| self.settle())
     }
 
     fn download(&self, to: &mut [u8], from: Address) -> Result<()> {
         self.device.bind()?;
+        let stream = self.launches.hand_over()?.handle();
         let mut memory = self.download.lock();
         let memory = match &mut *memory {
             Some(memory) => memory,
             None => memory.insert(Pinned::new(&self.device, 2 * PIECE_BYTES)?),
         };
-        self.download_pieces(memory, to, from).inspect_err(|_| self.settle())
+        self.download_pieces(stream, memory, to, from).inspect_err(|_| self.settle())
     }
 
     fn start_download(&self, from: Address, bytes: usize) -> Result<Download> {
         self.device.bind()?;
+        let stream = self.launches.hand_over()?.handle();
         let spare = {
             let mut spare = self.spare.lock();
             spare.iter().position(|memory| memory.len() >= bytes).map(|i| spare.swap_remove(i))
@@ -188,13 +171,15 @@ impl Queue for NvidiaQueue {
             Some(memory) => memory,
             None => Pinned::new(&self.device, bytes)?,
         };
-        let event = self.copy_aside(memory.part(0, bytes), from, bytes).inspect_err(|_| self.settle())?;
+        let event = self.copy_aside(stream, memory.part(0, bytes), from, bytes).inspect_err(|_| self.settle())?;
         let (device, spare) = (self.device.clone(), self.spare.clone());
         Ok(Download { device, bytes, event, memory: Some(memory), spare })
     }
 
     fn finish_download(&self, download: Download, read: &mut dyn FnMut(&[u8])) -> Result<()> {
         self.device.bind()?;
+        // The device should not be idle meanwhile.
+        self.launches.hand_over()?;
         download.event.wait()?;
         if let Some(memory) = &download.memory {
             read(memory.bytes(download.bytes));
@@ -207,8 +192,9 @@ impl Queue for NvidiaQueue {
             return Ok(());
         }
         self.device.bind()?;
+        let stream = self.launches.hand_over()?.handle();
         // SAFETY: the engine fills memory that it has allocated.
-        let code = unsafe { sys::cuMemsetD8Async(to, value, bytes, self.stream) };
+        let code = unsafe { sys::cuMemsetD8Async(to, value, bytes, stream) };
         self.device.check(format_args!("cuMemsetD8Async of {bytes} bytes"), code)
     }
 
@@ -218,42 +204,21 @@ impl Queue for NvidiaQueue {
             return Err(Error::Compute(format!("kernel {}: no GPU takes a grid of {grid:?}", kernel.name)));
         }
         let function = self.device.function(kernel)?;
-        let mut parameters: [*mut c_void; 1] = [ptr::from_ref(args).cast_mut().cast()];
-        // SAFETY: the kernel takes one parameter, which `Args` promises to be laid out as it is there, and which the
-        // driver copies before it returns.
-        let code = unsafe {
-            sys::cuLaunchKernel(
-                function,
-                x,
-                y,
-                z,
-                kernel.threads,
-                1,
-                1,
-                kernel.shared,
-                self.stream,
-                parameters.as_mut_ptr(),
-                ptr::null_mut(),
-            )
-        };
-        self.device.check(format_args!("cuLaunchKernel of {}", kernel.name), code)
+        self.launches.add(function, kernel, grid, args)
     }
 
     fn wait(&self) -> Result<()> {
         self.device.bind()?;
+        let stream = self.launches.hand_over()?.handle();
         // Of the driver's ways to wait, an event's is the one that can be told not to keep a processor busy.
-        Event::record(&self.device, self.stream)?.wait()
+        Event::record(&self.device, stream)?.wait()
     }
 }
 
 impl Drop for NvidiaQueue {
     fn drop(&mut self) {
+        // Who could see what they do? Those handed over end; staging memory, events and streams go after that.
+        self.launches.discard();
         self.settle();
-        if self.device.bind().is_ok() {
-            for stream in self.streams() {
-                // SAFETY: it is alive, and this is its last use. Staging memory and events go after it.
-                unsafe { sys::cuStreamDestroy_v2(stream) };
-            }
-        }
     }
 }
