@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use gstflashvsr::Result;
+use gstflashvsr::backend::cuda::batch::{Arguments, Batch, Keeper, Launch, Taker};
 use gstflashvsr::backend::cuda::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue, TensorCores};
 use parking_lot::Mutex;
 
@@ -17,7 +18,22 @@ const CAPACITY: u64 = 1 << 50;
 struct State {
     used: AtomicU64,
     next: AtomicU64,
-    launches: Mutex<BTreeMap<&'static str, u64>>,
+    counts: Mutex<Counts>,
+}
+
+/// What was asked of the device.
+#[derive(Clone, Default)]
+pub struct Counts {
+    /// Launches of each kernel, by themselves or in graphs.
+    pub kernels: BTreeMap<&'static str, u64>,
+    /// Launches by themselves.
+    pub alone: u64,
+    /// Graphs launched.
+    pub graphs: u64,
+    /// Graphs made.
+    pub made: u64,
+    /// Launches in graphs whose arguments were set anew.
+    pub set: u64,
 }
 
 /// The device.
@@ -25,9 +41,46 @@ struct State {
 pub struct Dry(Arc<State>);
 
 impl Dry {
-    /// How often each kernel was launched since the last call.
-    pub fn take_launches(&self) -> BTreeMap<&'static str, u64> {
-        std::mem::take(&mut *self.0.launches.lock())
+    /// What was asked since the last call.
+    pub fn take_counts(&self) -> Counts {
+        std::mem::take(&mut *self.0.counts.lock())
+    }
+}
+
+impl Taker for Dry {
+    type Function = &'static str;
+    type Graph = ();
+
+    fn launch(&self, _: &Launch<&'static str>, _: Arguments<'_>) -> Result<()> {
+        self.0.counts.lock().alone += 1;
+        Ok(())
+    }
+
+    fn build(&self, _: &Batch<&'static str>) -> Result<Option<()>> {
+        self.0.counts.lock().made += 1;
+        Ok(Some(()))
+    }
+
+    fn set(&self, (): &mut (), _: usize, _: &Launch<&'static str>, _: Arguments<'_>) -> Result<bool> {
+        self.0.counts.lock().set += 1;
+        Ok(true)
+    }
+
+    fn run(&self, (): &()) -> Result<()> {
+        self.0.counts.lock().graphs += 1;
+        Ok(())
+    }
+}
+
+/// A queue that hands over what it keeps when a GPU's does.
+pub struct DryQueue {
+    device: Dry,
+    keeper: Mutex<Keeper<Dry>>,
+}
+
+impl DryQueue {
+    fn hand_over(&self) -> Result<()> {
+        self.keeper.lock().hand_over(&self.device)
     }
 }
 
@@ -47,7 +100,7 @@ impl Memory for Dry {
 }
 
 impl Driver for Dry {
-    type Queue = Self;
+    type Queue = DryQueue;
 
     fn name(&self) -> String {
         "no device".into()
@@ -61,42 +114,42 @@ impl Driver for Dry {
         1
     }
 
-    fn queue(&self) -> Result<Self> {
-        Ok(self.clone())
+    fn queue(&self) -> Result<DryQueue> {
+        Ok(DryQueue { device: self.clone(), keeper: Mutex::new(Keeper::new(true)) })
     }
 }
 
-impl Queue for Dry {
+impl Queue for DryQueue {
     type Download = usize;
 
     fn upload(&self, _: Address, _: &[u8]) -> Result<()> {
-        Ok(())
+        self.hand_over()
     }
 
     fn download(&self, to: &mut [u8], _: Address) -> Result<()> {
         to.fill(0);
-        Ok(())
+        self.hand_over()
     }
 
     fn start_download(&self, _: Address, bytes: usize) -> Result<usize> {
-        Ok(bytes)
+        self.hand_over().map(|()| bytes)
     }
 
     fn finish_download(&self, bytes: usize, read: &mut dyn FnMut(&[u8])) -> Result<()> {
         read(&vec![0; bytes]);
-        Ok(())
+        self.hand_over()
     }
 
     fn fill(&self, _: Address, _: u8, _: usize) -> Result<()> {
-        Ok(())
+        self.hand_over()
     }
 
-    fn launch<A: Args>(&self, kernel: &Kernel, _: [u32; 3], _: &A) -> Result<()> {
-        *self.0.launches.lock().entry(kernel.name).or_default() += 1;
-        Ok(())
+    fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()> {
+        *self.device.0.counts.lock().kernels.entry(kernel.name).or_default() += 1;
+        self.keeper.lock().launch(&self.device, kernel.name, kernel, grid, args)
     }
 
     fn wait(&self) -> Result<()> {
-        Ok(())
+        self.hand_over()
     }
 }

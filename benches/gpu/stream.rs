@@ -12,7 +12,7 @@ use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 use gstflashvsr::model::Network;
 use gstflashvsr::upscaler::{Cancel, Frame, FrameMut, Geometry, Model, Options, Samples, SamplesMut, Stream, on_cuda};
 
-use crate::dry::Dry;
+use crate::dry::{Counts, Dry};
 
 /// Frames that complete the first window.
 const FIRST_WINDOW: usize = 25;
@@ -79,9 +79,16 @@ pub fn report_needs(
     let mut feed = Feed::new(model, geometry, Options { behind: true, ..Options::default() })?;
     feed.run(FIRST_WINDOW + WARM_UP * WINDOW)?;
     let stream = before - dry.bytes()?.0;
-    dry.take_launches();
+    dry.take_counts();
+    for _ in 0..30 {
+        let start = Instant::now();
+        feed.run(WINDOW)?;
+        let time = start.elapsed();
+        let c = dry.take_counts();
+        println!("alone {} graphs {} made {} set {} {:?}", c.alone, c.graphs, c.made, c.set, time);
+    }
     feed.run(WINDOW)?;
-    let launches = dry.take_launches();
+    let Counts { kernels: launches, .. } = dry.take_counts();
     println!("\n| what a stream takes | |\n|---|---|");
     println!("| device memory: weights | {:.2} GB |", weights as f64 / 1e9);
     println!("| device memory: a stream | {:.2} GB |", stream as f64 / 1e9);

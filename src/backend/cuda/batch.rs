@@ -21,9 +21,17 @@ pub const MOST: usize = 128;
 /// more than that: what a frame takes to come in or to leave.
 pub const LEAST: usize = 16;
 
-/// Shapes that are remembered: some times those of a steady window, so that a first or a last window, whose shapes come once,
+/// Graphs of one shape. What is held from window to window, pictures for one, changes its places to and fro, and nearly all
+/// others with it: a graph for each of those states has little to be set. There are two where that was counted.
+pub const STATES: usize = 4;
+
+/// A graph is as good as the batch's own if no more than one in so many launches has to be set: keys and values, which are
+/// elsewhere in each window, are in one in five.
+const NEAR: usize = 3;
+
+/// Batches that are remembered: some times those of a steady window, so that a first or a last window, whose shapes come once,
 /// does not drive them out.
-pub const SHAPES: usize = 48;
+pub const REMEMBERED: usize = 64;
 
 /// Of such words the memory for arguments is made. Those between the fields of a struct are not initialised.
 type Word = MaybeUninit<u64>;
@@ -125,22 +133,14 @@ impl<F: Copy + PartialEq> Batch<F> {
 
     /// Whether the two differ in nothing but the values of arguments.
     fn is_like(&self, other: &Self) -> bool {
-        self.len() == other.len() && self.launches.iter().zip(&other.launches).all(|(a, b)| a.is_like(b))
+        (self.len(), self.args.len()) == (other.len(), other.args.len())
+            && self.launches.iter().zip(&other.launches).all(|(a, b)| a.is_like(b))
     }
 
-    /// Takes over the arguments of `other`, which is like this one, where they are not the same; gives the number of each such
-    /// launch to `changed`, until that refuses.
-    fn follow(&mut self, other: &Self, mut changed: impl FnMut(usize) -> Result<bool>) -> Result<bool> {
-        for (i, launch) in self.launches.iter().enumerate() {
-            let (to, from) = (&mut self.args[launch.start..][..launch.words], other.args_of(launch));
-            if !(launch.same)(to, from) {
-                to.copy_from_slice(from);
-                if !changed(i)? {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
+    /// The number of each launch whose arguments are not those of `other`, which is like this one.
+    fn changes<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = usize> + 'a {
+        let pairs = self.launches.iter().zip(&other.launches).enumerate();
+        pairs.filter(|(_, (a, b))| !(a.same)(self.args_of(a), other.args_of(b))).map(|(number, _)| number)
     }
 }
 
@@ -170,26 +170,28 @@ pub trait Taker {
     fn run(&self, graph: &Self::Graph) -> Result<()>;
 }
 
-/// A shape that has come, with the latest arguments, and its graph if it has come twice.
+/// A batch that has come, and the graph if its shape has come before.
 struct Known<T: Taker> {
     batch: Batch<T::Function>,
     graph: Option<T::Graph>,
 }
 
 impl<T: Taker> Known<T> {
-    /// Gives the graph the arguments of `batch`; false if `to` has no graphs.
+    /// Makes it those of `batch`, of which it may have the shape; false if `to` has no graphs.
     fn prepare(&mut self, batch: &Batch<T::Function>, to: &T) -> Result<bool> {
         match &mut self.graph {
-            None => {
-                self.batch.clone_from(batch);
-                self.graph = to.build(batch)?;
-                Ok(self.graph.is_some())
+            None => self.graph = to.build(batch)?,
+            Some(graph) => {
+                for number in self.batch.changes(batch) {
+                    let launch = &batch.launches[number];
+                    if !to.set(graph, number, launch, Arguments(batch.args_of(launch)))? {
+                        return Ok(false);
+                    }
+                }
             }
-            Some(graph) => self.batch.follow(batch, |number| {
-                let launch = &batch.launches[number];
-                to.set(graph, number, launch, Arguments(batch.args_of(launch)))
-            }),
         }
+        self.batch.clone_from(batch);
+        Ok(self.graph.is_some())
     }
 }
 
@@ -242,24 +244,40 @@ impl<T: Taker> Keeper<T> {
         self.batch.iter().try_for_each(|(launch, args)| to.launch(launch, args))
     }
 
-    /// Whether the last of the known shapes is now the batch's, with a graph that has its arguments.
+    /// Whether the last of the known is now the batch with a graph.
     fn find_graph(&mut self, to: &T) -> Result<bool> {
-        let Some(found) = self.known.iter().position(|known| known.batch.is_like(&self.batch)) else {
-            if self.known.len() == SHAPES {
-                self.known.remove(0);
-            }
-            self.known.push(Known { batch: self.batch.clone(), graph: None });
+        let is_like = |known: &Known<T>| known.batch.is_like(&self.batch);
+        let alike: Vec<usize> = (0..self.known.len()).filter(|i| is_like(&self.known[*i])).collect();
+        let Some(&oldest) = alike.first() else {
+            self.remember(Known { batch: self.batch.clone(), graph: None });
             return Ok(false);
         };
-        // On an error the graph is gone, as it may hold arguments of both.
-        let mut known = self.known.remove(found);
+        let changes = |i: &usize| self.known[*i].batch.changes(&self.batch).count();
+        let closest = alike.iter().map(|i| (changes(i), *i)).min();
+        let is_near = |changes| changes <= self.batch.len() / NEAR;
+        // On an error what was found is gone, as its graph may have arguments of both.
+        let mut known = match closest {
+            Some((changes, found)) if is_near(changes) => self.known.remove(found),
+            _ if alike.len() < STATES && self.known[oldest].graph.is_some() => {
+                Known { batch: Batch::default(), graph: None }
+            }
+            _ => self.known.remove(oldest),
+        };
         if known.prepare(&self.batch, to)? {
-            self.known.push(known);
+            self.remember(known);
             return Ok(true);
         }
         self.known.clear();
         self.keeps = false;
         Ok(false)
+    }
+
+    /// Makes it the latest of the known, and forgets what has not been needed for the longest time if there are too many.
+    fn remember(&mut self, known: Known<T>) {
+        if self.known.len() == REMEMBERED {
+            self.known.remove(0);
+        }
+        self.known.push(known);
     }
 
     /// Drops what is kept, and all graphs.
@@ -353,6 +371,11 @@ mod tests {
         keeper.hand_over(to)
     }
 
+    /// Values of which only the first is another in each round.
+    fn values_of(round: u64) -> [u64; LEAST] {
+        std::array::from_fn(|i| if i == 0 { round } else { 5 })
+    }
+
     /// What runs if `values` are launched.
     fn expected(values: &[u64]) -> Vec<Ran> {
         (0..).zip(values.iter().copied()).collect()
@@ -374,6 +397,29 @@ mod tests {
         // Another grid is another shape.
         hand_over(&mut keeper, &recorder, 2, &values).unwrap();
         assert_eq!(recorder.take(), (expected(&values), [LEAST, 0, 0, 0]));
+    }
+
+    #[test]
+    fn states_that_come_in_turn_have_a_graph_each() {
+        let (mut keeper, recorder) = (Keeper::new(true), Recorder::default());
+        let mut sets = Vec::new();
+        for round in 0..12 {
+            // Two thirds change to and fro, one launch always.
+            let mut values: Vec<u64> = (0..LEAST as u64).map(|i| if i % 3 == 0 { i } else { round % 2 }).collect();
+            values[0] = 100 + round;
+            hand_over(&mut keeper, &recorder, 1, &values).unwrap();
+            let (ran, counts) = recorder.take();
+            assert_eq!(ran, expected(&values), "round {round}");
+            sets.push(counts);
+        }
+        assert_eq!(sets[..3], [[LEAST, 0, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]);
+        assert!(sets[3..].iter().all(|counts| *counts == [0, 0, 1, 1]), "{sets:?}");
+        // States without end have no graphs without end.
+        for round in 0..20 {
+            hand_over(&mut keeper, &recorder, 1, &[1000 + round; LEAST]).unwrap();
+            assert_eq!(recorder.take().0, expected(&[1000 + round; LEAST]));
+        }
+        assert_eq!(keeper.known.len(), STATES);
     }
 
     #[test]
@@ -402,7 +448,7 @@ mod tests {
             let (mut keeper, recorder) = (Keeper::new(true), Recorder::default());
             recorder.refuses[which].set(true);
             for round in 0..4 {
-                let values = [round; LEAST];
+                let values = values_of(round);
                 hand_over(&mut keeper, &recorder, 1, &values).unwrap();
                 assert_eq!(recorder.take().0, expected(&values), "round {round}");
             }
@@ -412,20 +458,22 @@ mod tests {
 
     #[test]
     fn an_error_is_told_and_what_was_kept_is_gone() {
-        for rounds in 0..3 {
+        // A launch, a graph that is made, one that is set, and one that is run.
+        for (rounds, value, which) in [(0, 9, 0), (1, 9, 1), (2, 9, 2), (2, 1, 3)] {
             let (mut keeper, recorder) = (Keeper::new(true), Recorder::default());
             for round in 0..rounds {
-                hand_over(&mut keeper, &recorder, 1, &[round; LEAST]).unwrap();
+                hand_over(&mut keeper, &recorder, 1, &values_of(round)).unwrap();
             }
-            recorder.fails.set(true);
-            hand_over(&mut keeper, &recorder, 1, &[9; LEAST]).unwrap_err();
-            recorder.fails.set(false);
             recorder.take();
+            recorder.fails.set(true);
+            hand_over(&mut keeper, &recorder, 1, &values_of(value)).unwrap_err();
+            recorder.fails.set(false);
+            assert_eq!(recorder.take().1, std::array::from_fn(|i| usize::from(i == which)));
             keeper.hand_over(&recorder).unwrap();
             assert_eq!(recorder.take().0, []);
             for round in 10..13 {
-                hand_over(&mut keeper, &recorder, 1, &[round; LEAST]).unwrap();
-                assert_eq!(recorder.take().0, expected(&[round; LEAST]));
+                hand_over(&mut keeper, &recorder, 1, &values_of(round)).unwrap();
+                assert_eq!(recorder.take().0, expected(&values_of(round)));
             }
         }
     }
@@ -440,13 +488,13 @@ mod tests {
         for _ in 0..2 {
             built(1);
         }
-        for grid in 2..=SHAPES as u32 {
+        for grid in 2..=REMEMBERED as u32 {
             assert!(!built(grid));
         }
         // Shape 1 is needed once more, so shape 2 makes room.
         assert!(!built(1) && !built(1000));
         assert!(built(3), "it was still known");
         assert!(!built(2) && built(2), "it was forgotten");
-        assert_eq!(keeper.known.len(), SHAPES);
+        assert_eq!(keeper.known.len(), REMEMBERED);
     }
 }
