@@ -72,6 +72,7 @@ step "Parity" run_test parity
 step "Pipeline" pipeline
 for size in $sizes; do
     step "This crate, $size" bench --size "$size"
+    step "This crate, $size, without graphs" bench --size "$size" --no-graphs
     # Hopper has kernels of its own, which must be the faster ones.
     if nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -q '^9\.0'; then
         step "This crate, $size, kernels of every generation" bench --size "$size" --common

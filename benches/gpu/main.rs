@@ -88,10 +88,13 @@ struct Args {
     /// Without the kernels for this GPU's generation alone: with those that run on every one
     #[arg(long)]
     common: bool,
+    /// With each kernel launched by itself
+    #[arg(long)]
+    no_graphs: bool,
     /// A model of 1/250 of the size
     #[arg(long)]
     tiny: bool,
-    /// Without a device: tells how much memory a stream takes and how many kernels it launches, and measures nothing
+    /// Without a device: tells how much memory a stream takes and what it launches, and measures nothing
     #[arg(long)]
     dry: bool,
     /// On the emulated GPU, which says nothing about speed
@@ -147,6 +150,17 @@ fn main() -> Result<()> {
     if args.emulator {
         return run(Arc::new(gstflashvsr::backend::cuda::emulator::Emulator::default()), &args);
     }
-    let gpu = Nvidia::open(args.gpu)?;
-    run(Arc::new(if args.common { gpu.with_common_kernels() } else { gpu }), &args)
+    let mut gpu = Nvidia::open(args.gpu)?;
+    if args.common {
+        gpu = gpu.with_common_kernels();
+    }
+    if args.no_graphs {
+        gpu = gpu.without_graphs();
+    }
+    let gpu = Arc::new(gpu);
+    run(gpu.clone(), &args)?;
+    if let Some(notice) = gpu.notice() {
+        println!("\n{notice}");
+    }
+    Ok(())
 }
