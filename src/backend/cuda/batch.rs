@@ -252,12 +252,12 @@ impl<T: Taker> Keeper<T> {
             self.remember(Known { batch: self.batch.clone(), graph: None });
             return Ok(false);
         };
-        let changes = |i: &usize| self.known[*i].batch.changes(&self.batch).count();
+        let near = self.batch.len() / NEAR;
+        let changes = |i: &usize| self.known[*i].batch.changes(&self.batch).take(near + 1).count();
         let closest = alike.iter().map(|i| (changes(i), *i)).min();
-        let is_near = |changes| changes <= self.batch.len() / NEAR;
         // On an error what was found is gone, as its graph may have arguments of both.
         let mut known = match closest {
-            Some((changes, found)) if is_near(changes) => self.known.remove(found),
+            Some((changes, found)) if changes <= near => self.known.remove(found),
             _ if alike.len() < STATES && self.known[oldest].graph.is_some() => {
                 Known { batch: Batch::default(), graph: None }
             }
