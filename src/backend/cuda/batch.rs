@@ -14,15 +14,16 @@ use super::driver::{Args, Kernel};
 use crate::error::Result;
 
 /// Launches that are kept back at most. The device begins with the first batch while the next one gathers: so it starts late by
-/// the time that this many launches take to be written down, some tens of microseconds, and not by that of a whole window.
+/// the time that this many launches take to be written down, well below a millisecond, and not by that of a whole window.
 pub const MOST: usize = 128;
 
 /// Launches below which a batch is no graph. To set and to launch one takes some calls to the driver, and a few launches are no
 /// more than that: what a frame takes to come in or to leave.
 pub const LEAST: usize = 16;
 
-/// Graphs of one shape. What is held from window to window, pictures for one, changes its places to and fro, and nearly all
-/// others with it: a graph for each of those states has little to be set. There are two where that was counted.
+/// Graphs of one shape. What is held from window to window, pictures for one, changes its places, and nearly all others with it,
+/// but the places come again: a graph for each of those states has little to be set. There are two of them up to full HD
+/// (`benches/gpu --dry` counts what is set), and more would cost memory.
 pub const STATES: usize = 4;
 
 /// A graph is as good as the batch's own if no more than one in so many launches has to be set: keys and values, which are
@@ -45,10 +46,12 @@ pub struct Launch<F> {
     pub kernel: Kernel,
     /// Blocks.
     pub grid: [u32; 3],
-    /// The type of the arguments, where they begin, and how two of them compare.
+    /// The type of the arguments.
     args: TypeId,
+    /// Where they begin, and how long they are.
     start: usize,
     words: usize,
+    /// How two of them compare.
     same: fn(&[Word], &[Word]) -> bool,
 }
 
@@ -177,7 +180,7 @@ struct Known<T: Taker> {
 }
 
 impl<T: Taker> Known<T> {
-    /// Makes it those of `batch`, of which it may have the shape; false if `to` has no graphs.
+    /// Makes both those of `batch`, which is like the one before where there is a graph; false if `to` has no graphs.
     fn prepare(&mut self, batch: &Batch<T::Function>, to: &T) -> Result<bool> {
         match &mut self.graph {
             None => self.graph = to.build(batch)?,
