@@ -48,6 +48,16 @@ enum Format {
     F32,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kernels {
+    /// Those that are best, and cuBLASLt's where it is there and faster
+    All,
+    /// Without cuBLASLt
+    Own,
+    /// Without cuBLASLt and without those for this GPU's generation alone
+    Common,
+}
+
 impl From<Format> for Precision {
     fn from(format: Format) -> Self {
         match format {
@@ -85,9 +95,9 @@ struct Args {
     /// Steady windows that are timed
     #[arg(long, default_value_t = 10)]
     windows: usize,
-    /// Without the kernels for this GPU's generation alone: with those that run on every one
-    #[arg(long)]
-    common: bool,
+    /// Which kernels run
+    #[arg(long, value_enum, default_value_t = Kernels::All)]
+    kernels: Kernels,
     /// A model of 1/250 of the size
     #[arg(long)]
     tiny: bool,
@@ -116,6 +126,9 @@ fn load<D: Driver>(driver: &Arc<D>, args: &Args) -> Result<(Arc<Network<CudaBack
     let loader = CudaBackend::new(driver.clone(), args.precision.into())?;
     let network = Arc::new(network(&loader, &config)?);
     loader.wait()?;
+    if let Some(report) = loader.library_report() {
+        println!("{report}");
+    }
     Ok((network, free - driver.bytes()?.0))
 }
 
@@ -148,5 +161,10 @@ fn main() -> Result<()> {
         return run(Arc::new(gstflashvsr::backend::cuda::emulator::Emulator::default()), &args);
     }
     let gpu = Nvidia::open(args.gpu)?;
-    run(Arc::new(if args.common { gpu.with_common_kernels() } else { gpu }), &args)
+    let gpu = match args.kernels {
+        Kernels::All => gpu,
+        Kernels::Own => gpu.with_own_kernels(),
+        Kernels::Common => gpu.with_common_kernels(),
+    };
+    run(Arc::new(gpu), &args)
 }

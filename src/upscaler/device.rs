@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 /// Environment variable that says what `auto` means.
 pub const DEVICE_VARIABLE: &str = "FLASHVSR_DEVICE";
 
-/// Environment variable that may say `common`: without the kernels for one generation of GPUs alone.
+/// Environment variable that may say `own`: without NVIDIA's library of matrix products; or `common`: without that and without
+/// the kernels for one generation of GPUs alone.
 pub const KERNELS_VARIABLE: &str = "FLASHVSR_KERNELS";
 
 /// What the property `device` says.
@@ -46,6 +47,28 @@ impl FromStr for Wanted {
                     "there is no device \"{text}\"; set device=auto, device=cpu, device=cuda or device=cuda:N, N from 0"
                 ))
             }),
+        }
+    }
+}
+
+/// What [`KERNELS_VARIABLE`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernels {
+    All,
+    Own,
+    Common,
+}
+
+impl FromStr for Kernels {
+    type Err = Error;
+
+    /// Empty counts as unset.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "" | "all" => Ok(Self::All),
+            "own" => Ok(Self::Own),
+            "common" => Ok(Self::Common),
+            _ => Err(Error::Settings(format!("{KERNELS_VARIABLE}={text}; it can be all, own or common"))),
         }
     }
 }
@@ -95,19 +118,14 @@ fn open_on(wanted: Wanted, spec: &ModelSpec, reason: String) -> Result<Arc<dyn M
 /// The GPU of this number, shared by all who use it.
 fn gpu(ordinal: usize) -> Result<Arc<Nvidia>> {
     DEVICES.get(ordinal, || {
+        let kernels: Kernels = std::env::var(KERNELS_VARIABLE).unwrap_or_default().parse()?;
         let gpu = Nvidia::open(ordinal)?;
-        let all = all_kernels(&std::env::var(KERNELS_VARIABLE).unwrap_or_default())?;
-        Ok(if all { gpu } else { gpu.with_common_kernels() })
+        Ok(match kernels {
+            Kernels::All => gpu,
+            Kernels::Own => gpu.with_own_kernels(),
+            Kernels::Common => gpu.with_common_kernels(),
+        })
     })
-}
-
-/// What [`KERNELS_VARIABLE`] says; empty counts as unset.
-fn all_kernels(value: &str) -> Result<bool> {
-    match value {
-        "" | "all" => Ok(true),
-        "common" => Ok(false),
-        _ => Err(Error::Settings(format!("{KERNELS_VARIABLE}={value}; it can be all or common"))),
-    }
 }
 
 /// On the first GPU that can be used, else on the CPU.
@@ -124,10 +142,13 @@ mod tests {
 
     #[test]
     fn kernels_are_read() {
-        assert!(all_kernels("").unwrap() && all_kernels("all").unwrap() && !all_kernels("common").unwrap());
-        assert!(
-            all_kernels("hopper").unwrap_err().to_string().contains("FLASHVSR_KERNELS=hopper; it can be all or common")
-        );
+        for (text, kernels) in
+            [("", Kernels::All), ("all", Kernels::All), ("own", Kernels::Own), ("common", Kernels::Common)]
+        {
+            assert_eq!(text.parse::<Kernels>().unwrap(), kernels);
+        }
+        let refusal = "hopper".parse::<Kernels>().unwrap_err().to_string();
+        assert!(refusal.contains("FLASHVSR_KERNELS=hopper; it can be all, own or common"), "{refusal}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod device;
 mod fault;
 mod images;
+mod library;
 mod queue;
 mod staging;
 
@@ -17,6 +18,7 @@ use super::driver::{Address, Driver, Memory, TensorCores};
 use crate::error::{Error, Result};
 
 use device::Device;
+use library::Library;
 pub use queue::NvidiaQueue;
 
 /// A GPU of NVIDIA's.
@@ -24,6 +26,7 @@ pub use queue::NvidiaQueue;
 pub struct Nvidia {
     device: Arc<Device>,
     tensor_cores: TensorCores,
+    library: Option<Arc<Library>>,
 }
 
 impl Nvidia {
@@ -41,17 +44,23 @@ impl Nvidia {
     /// # Errors
     /// [`Error::Device`] if there is no driver, no such GPU, or if it is too old.
     pub fn open(ordinal: usize) -> Result<Self> {
-        let device = Device::open(ordinal)?;
+        let device = Arc::new(Device::open(ordinal)?);
         let tensor_cores = match device.capability() {
             (9, 0) => TensorCores::Warpgroup,
             _ => TensorCores::Warp,
         };
-        Ok(Self { device: Arc::new(device), tensor_cores })
+        let library = Library::open(&device).map(Arc::new);
+        Ok(Self { device, tensor_cores, library })
     }
 
-    /// The same GPU with those kernels alone that run on every generation, to compare with them.
+    /// The same GPU without NVIDIA's library of matrix products.
+    pub fn with_own_kernels(self) -> Self {
+        Self { library: None, ..self }
+    }
+
+    /// The same GPU with those of our kernels alone that run on every generation.
     pub fn with_common_kernels(self) -> Self {
-        Self { tensor_cores: TensorCores::Warp, ..self }
+        Self { tensor_cores: TensorCores::Warp, ..self.with_own_kernels() }
     }
 
     /// The compute capability, such as (9, 0) of an H200.
@@ -107,7 +116,11 @@ impl Driver for Nvidia {
         self.device.multiprocessors()
     }
 
+    fn library(&self) -> Option<String> {
+        self.library.as_ref().map(|library| library.name())
+    }
+
     fn queue(&self) -> Result<NvidiaQueue> {
-        NvidiaQueue::new(self.device.clone())
+        NvidiaQueue::new(self.device.clone(), self.library.clone())
     }
 }

@@ -10,8 +10,9 @@ use cudarc::driver::sys::{self, CUstream, CUstream_flags};
 use parking_lot::Mutex;
 
 use super::device::Device;
+use super::library::Library;
 use super::staging::{Event, Pinned, Ring};
-use crate::backend::cuda::driver::{Address, Args, Kernel, Queue};
+use crate::backend::cuda::driver::{Address, Args, Kernel, Product, Queue};
 use crate::error::{Error, Result};
 
 /// Bytes that are copied at a time: while the device copies one piece, the processor copies the next.
@@ -62,6 +63,7 @@ pub struct NvidiaQueue {
     download: Mutex<Option<Pinned>>,
     /// What downloads that go on meanwhile go through.
     spare: Spare,
+    library: Option<Arc<Library>>,
 }
 
 // SAFETY: any thread that has bound the device may use its streams; what is staged is behind locks.
@@ -70,7 +72,7 @@ unsafe impl Send for NvidiaQueue {}
 unsafe impl Sync for NvidiaQueue {}
 
 impl NvidiaQueue {
-    pub(super) fn new(device: Arc<Device>) -> Result<Self> {
+    pub(super) fn new(device: Arc<Device>, library: Option<Arc<Library>>) -> Result<Self> {
         device.bind()?;
         // Null stands for the default stream, which is never ours.
         let mut queue = Self {
@@ -80,6 +82,7 @@ impl NvidiaQueue {
             upload: Mutex::default(),
             download: Mutex::default(),
             spare: Spare::default(),
+            library,
         };
         for stream in [&mut queue.stream, &mut queue.leaving] {
             // SAFETY: the driver writes one pointer.
@@ -237,6 +240,11 @@ impl Queue for NvidiaQueue {
             )
         };
         self.device.check(format_args!("cuLaunchKernel of {}", kernel.name), code)
+    }
+
+    fn multiply(&self, product: &Product) -> Result<bool> {
+        self.device.bind()?;
+        self.library.as_ref().map_or(Ok(false), |library| library.multiply(self.stream, product))
     }
 
     fn wait(&self) -> Result<()> {
