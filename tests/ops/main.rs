@@ -98,6 +98,18 @@ fn products_of_a_library_are_as_exact_as_the_kernels() {
     }
 }
 
+/// A library wants memory to work in; without, our kernels multiply as ever.
+#[cfg(feature = "emulator")]
+#[test]
+fn a_library_without_room_is_left_alone() {
+    use gstflashvsr::backend::cuda::emulator::Emulator;
+    let backend = cuda(Emulator::with_memory(24 << 20).with_library(), Precision::Bf16);
+    backend.arena().reserve(16 << 20).expect("there is that much");
+    tokens::linear(&backend);
+    let report = backend.library_report().expect("there is a library");
+    assert!(report.ends_with("multiplies for 0 of 0 sizes of linear layers"), "{report}");
+}
+
 /// Makes a test of each check in the precisions of 16 bits.
 #[cfg(any(feature = "emulator", feature = "gpu-tests"))]
 macro_rules! on_sixteen_bits {
