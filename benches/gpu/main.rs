@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod dry;
+mod kernels;
 mod parts;
 mod stream;
 
@@ -145,7 +146,8 @@ fn run<D: Driver>(driver: Arc<D>, args: &Args) -> Result<()> {
         driver.name(),
         args.windows
     );
-    parts::report(&driver, &network, precision, model, args.windows)?;
+    let limits = kernels::report(&driver, &network.config, precision, model)?;
+    parts::report(&driver, &network, precision, model, args.windows, limits)?;
     stream::report(driver, network, precision, geometry, args.windows, weights)
 }
 

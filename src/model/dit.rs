@@ -50,7 +50,8 @@ impl DitParams {
         Ok(Self { keep: entries as usize - 1, kv_groups: kv_ratio as usize, local_range })
     }
 
-    pub(super) fn draft_mask(&self, grid: &Grid) -> DraftMask {
+    /// What the draft mask of a window keeps.
+    pub fn draft_mask(&self, grid: &Grid) -> DraftMask {
         DraftMask {
             window_rows: grid.window_rows(),
             window_cols: grid.window_cols(),
