@@ -73,9 +73,13 @@ step "Pipeline" pipeline
 for size in $sizes; do
     step "This crate, $size" bench --size "$size"
     step "This crate, $size, without graphs" bench --size "$size" --no-graphs
+    # It takes cuBLASLt for layers at which that is faster.
+    if ldconfig -p | grep -q libcublasLt; then
+        step "This crate, $size, without cuBLASLt" bench --size "$size" --kernels own
+    fi
     # Hopper has kernels of its own, which must be the faster ones.
     if nvidia-smi --query-gpu=compute_cap --format=csv,noheader | grep -q '^9\.0'; then
-        step "This crate, $size, kernels of every generation" bench --size "$size" --common
+        step "This crate, $size, kernels of every generation" bench --size "$size" --kernels common
     fi
 done
 if python3 -c "import torch" 2>/dev/null; then

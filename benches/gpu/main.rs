@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod dry;
+mod kernels;
 mod parts;
 mod stream;
 
@@ -46,6 +47,16 @@ enum Format {
     Bf16,
     F16,
     F32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kernels {
+    /// Those that are best, and cuBLASLt's where it is there and faster
+    All,
+    /// Without cuBLASLt
+    Own,
+    /// Without cuBLASLt and without those for this GPU's generation alone
+    Common,
 }
 
 impl From<Format> for Precision {
@@ -85,9 +96,9 @@ struct Args {
     /// Steady windows that are timed
     #[arg(long, default_value_t = 10)]
     windows: usize,
-    /// Without the kernels for this GPU's generation alone: with those that run on every one
-    #[arg(long)]
-    common: bool,
+    /// Which kernels run
+    #[arg(long, value_enum, default_value_t = Kernels::All)]
+    kernels: Kernels,
     /// With each kernel launched by itself
     #[arg(long)]
     no_graphs: bool,
@@ -119,6 +130,9 @@ fn load<D: Driver>(driver: &Arc<D>, args: &Args) -> Result<(Arc<Network<CudaBack
     let loader = CudaBackend::new(driver.clone(), args.precision.into())?;
     let network = Arc::new(network(&loader, &config)?);
     loader.wait()?;
+    if let Some(report) = loader.library_report() {
+        println!("{report}");
+    }
     Ok((network, free - driver.bytes()?.0))
 }
 
@@ -135,7 +149,8 @@ fn run<D: Driver>(driver: Arc<D>, args: &Args) -> Result<()> {
         driver.name(),
         args.windows
     );
-    parts::report(&driver, &network, precision, model, args.windows)?;
+    let limits = kernels::report(&driver, &network.config, precision, model)?;
+    parts::report(&driver, &network, precision, model, args.windows, limits)?;
     stream::report(driver, network, precision, geometry, args.windows, weights)
 }
 
@@ -150,14 +165,13 @@ fn main() -> Result<()> {
     if args.emulator {
         return run(Arc::new(gstflashvsr::backend::cuda::emulator::Emulator::default()), &args);
     }
-    let mut gpu = Nvidia::open(args.gpu)?;
-    if args.common {
-        gpu = gpu.with_common_kernels();
-    }
-    if args.no_graphs {
-        gpu = gpu.without_graphs();
-    }
-    let gpu = Arc::new(gpu);
+    let gpu = Nvidia::open(args.gpu)?;
+    let gpu = match args.kernels {
+        Kernels::All => gpu,
+        Kernels::Own => gpu.with_own_kernels(),
+        Kernels::Common => gpu.with_common_kernels(),
+    };
+    let gpu = Arc::new(if args.no_graphs { gpu.without_graphs() } else { gpu });
     run(gpu.clone(), &args)?;
     if let Some(notice) = gpu.notice() {
         println!("\n{notice}");

@@ -13,6 +13,7 @@ use gstflashvsr::backend::{Backend, ColorFix, Grid, Size};
 use gstflashvsr::model::{Cancel, Config, DecoderState, DitParams, DitState, LqState, Network};
 
 use crate::common::uniform;
+use crate::kernels::Limits;
 use crate::network;
 
 /// Pixels of the size to which the sparse ratio of 2 refers.
@@ -24,6 +25,13 @@ const WARM_UP: usize = 4;
 
 /// What is timed, in the order in which it happens.
 const PARTS: [&str; 4] = ["LQ projection", "DiT", "decoder", "colour fix"];
+
+/// The tokens of a steady window of frames of this size, and how much of the past they attend to.
+pub fn steady(size: Size) -> Result<(Grid, DitParams)> {
+    let grid = Grid::new(LATENTS, size);
+    let ratio = 2.0 * REFERENCE_AREA / (size.width * size.height) as f64;
+    Ok((grid, DitParams::new(ratio, 3.0, 11, &grid)?))
+}
 
 /// A network that sees the same frames again and again.
 struct Loop<B: Backend> {
@@ -40,9 +48,7 @@ struct Loop<B: Backend> {
 
 impl<B: Backend> Loop<B> {
     fn new(backend: B, network: Arc<Network<B>>, size: Size) -> Result<Self> {
-        let grid = Grid::new(LATENTS, size);
-        let ratio = 2.0 * REFERENCE_AREA / (size.width * size.height) as f64;
-        let params = DitParams::new(ratio, 3.0, 11, &grid)?;
+        let (grid, params) = steady(size)?;
         let picture = |_| backend.picture(&uniform(&[3, size.height, size.width], 2.0, 0.0)?);
         let pictures = (0..4 * LATENTS).map(picture).collect::<gstflashvsr::Result<Vec<_>>>()?;
         let mut lq = LqState::default();
@@ -117,6 +123,7 @@ pub fn report<D: Driver>(
     precision: Precision,
     size: Size,
     windows: usize,
+    limits: Limits,
 ) -> Result<()> {
     let work = work(&network.config, size)?;
     let backend = CudaBackend::new(driver.clone(), precision)?;
@@ -135,10 +142,12 @@ pub fn report<D: Driver>(
             Ok(())
         })?;
     }
-    println!("\n| part | ms per window | TFLOP | TFLOP/s |\n|---|---|---|---|");
+    // The floor is the time of the same operations at the device's limit.
+    println!("\n| part | ms per window | TFLOP | TFLOP/s | share of the floor |\n|---|---|---|---|---|");
     let row = |name: &str, seconds: f64, work: u64| {
         let tera = work as f64 / 1e12;
-        println!("| {name} | {:.2} | {tera:.2} | {:.0} |", seconds * 1e3, tera / seconds);
+        let share = work as f64 / limits.flops / seconds;
+        println!("| {name} | {:.2} | {tera:.2} | {:.0} | {:.0} % |", seconds * 1e3, tera / seconds, share * 100.0);
     };
     let medians = seconds.each_mut().map(|seconds| median(seconds));
     for ((name, seconds), work) in PARTS.iter().zip(medians).zip(work) {

@@ -124,10 +124,12 @@ pub fn report<D: Driver>(
     let start = Instant::now();
     let frames = feed.run(windows.max(1) * WINDOW)?;
     let fps = frames as f64 / start.elapsed().as_secs_f64();
+    let growth = (before - activations).saturating_sub(driver.bytes()?.0);
     println!("\n| whole stream | |\n|---|---|");
     println!("| frames per second, host to host | {fps:.1} |");
     println!("| first frame out after the 25th in, live | {:.0} ms |", first.as_secs_f64() * 1e3);
     println!("| device memory: weights | {:.2} GB |", weights as f64 / 1e9);
     println!("| device memory: a stream | {:.2} GB |", activations as f64 / 1e9);
+    println!("| device memory: what {frames} frames added | {:.2} GB |", growth as f64 / 1e9);
     Ok(())
 }

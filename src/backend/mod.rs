@@ -22,7 +22,7 @@ pub use picture::{
 pub use resize::Resizer;
 pub use rope::{HEAD_DIM, Rope};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// An array on the host as it comes out of a checkpoint: f32, on the CPU, contiguous.
 pub type HostTensor = candle_core::Tensor;
@@ -34,15 +34,21 @@ pub enum Epilogue<'a, B: Backend + ?Sized> {
     None,
     /// GELU in its tanh form.
     Gelu,
-    /// `residual + y`.
+    /// `residual + y`, or `residual + gate * y` if the layer has a gate.
     Add(&'a B::Tensor),
-    /// `residual + gate * y`, the gate one value per column.
-    GatedAdd {
-        /// The residual stream, of the result's shape.
-        residual: &'a B::Tensor,
-        /// One factor per column.
-        gate: &'a B::Vector,
-    },
+}
+
+impl<'a, B: Backend> Epilogue<'a, B> {
+    /// What is added to the result of a layer that has a gate or not.
+    fn residual(&self, gated: bool) -> Result<Option<&'a B::Tensor>> {
+        match self {
+            Epilogue::Add(residual) => Ok(Some(residual)),
+            Epilogue::None | Epilogue::Gelu if gated => {
+                Err(Error::Compute("the result of a gated layer can only be added to a residual".into()))
+            }
+            Epilogue::None | Epilogue::Gelu => Ok(None),
+        }
+    }
 }
 
 /// Keys and values of one frame pair: `tokens = windows * 128` rows of `dim` columns, in window order.
@@ -163,8 +169,14 @@ pub trait Backend: Send + Sync + 'static {
     /// A vector `(c)` of per-channel factors or offsets.
     fn vector(&self, v: &HostTensor) -> Result<Self::Vector>;
 
-    /// A linear layer from `weight (out, in)` and `bias (out)`.
-    fn prepare_linear(&self, weight: &HostTensor, bias: Option<&HostTensor>) -> Result<Self::Linear>;
+    /// A linear layer from `weight (out, in)` and `bias (out)`; with a `gate (out)`, one whose result is always added to a
+    /// residual ([`Epilogue::Add`]).
+    fn prepare_linear(
+        &self,
+        weight: &HostTensor,
+        bias: Option<&HostTensor>,
+        gate: Option<&HostTensor>,
+    ) -> Result<Self::Linear>;
 
     /// A convolution from `weight (out, in, 4, 3, 3)` and `bias (out)`.
     fn prepare_conv3d(&self, weight: &HostTensor, bias: &HostTensor) -> Result<Self::Conv3d>;

@@ -50,7 +50,8 @@ impl DitParams {
         Ok(Self { keep: entries as usize - 1, kv_groups: kv_ratio as usize, local_range })
     }
 
-    pub(super) fn draft_mask(&self, grid: &Grid) -> DraftMask {
+    /// What the draft mask of a window keeps.
+    pub fn draft_mask(&self, grid: &Grid) -> DraftMask {
         DraftMask {
             window_rows: grid.window_rows(),
             window_cols: grid.window_cols(),
@@ -104,7 +105,7 @@ impl<B: Backend> Dit<B> {
         let dim = config.dim;
         let linear = |key: &str, outputs: usize, inputs: usize| {
             let weight = weights.get(&format!("{key}.weight"), &[outputs, inputs])?;
-            backend.prepare_linear(&weight, Some(&weights.get(&format!("{key}.bias"), &[outputs])?))
+            backend.prepare_linear(&weight, Some(&weights.get(&format!("{key}.bias"), &[outputs])?), None)
         };
         let (_, tokens, text_dim) = prompt.dims3()?;
         let prompt = backend.rows(&prompt.flatten_all()?.to_vec1::<f32>()?, tokens, text_dim)?;
@@ -133,7 +134,7 @@ impl<B: Backend> Dit<B> {
         let modulation = weights.get("head.modulation", &[1, 2, dim])?.broadcast_add(&t.unsqueeze(1)?)?;
         let [shift, scale] = split_modulation(&modulation)?;
         Ok(Self {
-            patch_embedding: backend.prepare_linear(&patch, Some(&patch_bias))?,
+            patch_embedding: backend.prepare_linear(&patch, Some(&patch_bias), None)?,
             blocks,
             head_scale: backend.vector(&(scale + 1.0)?)?,
             head_shift: backend.vector(&shift)?,

@@ -15,7 +15,6 @@ use crate::error::Result;
 pub struct DitBlock<B: Backend> {
     attention_shift: B::Vector,
     attention_scale: B::Vector,
-    attention_gate: B::Vector,
     qkv: B::Linear,
     norm_q: B::Vector,
     norm_k: B::Vector,
@@ -29,7 +28,6 @@ pub struct DitBlock<B: Backend> {
     cross_out: B::Linear,
     ffn_shift: B::Vector,
     ffn_scale: B::Vector,
-    ffn_gate: B::Vector,
     ffn_in: B::Linear,
     ffn_out: B::Linear,
 }
@@ -54,10 +52,11 @@ impl<B: Backend> DitBlock<B> {
     ) -> Result<Self> {
         let get = |key: &str, shape: &[usize]| weights.get(&format!("{prefix}{key}"), shape);
         let vector = |key: &str| backend.vector(&get(key, &[dim])?);
-        let linear = |key: &str, outputs: usize, inputs: usize| {
+        let layer = |key: &str, outputs: usize, inputs: usize, gate: Option<&HostTensor>| {
             let weight = get(&format!("{key}.weight"), &[outputs, inputs])?;
-            backend.prepare_linear(&weight, Some(&get(&format!("{key}.bias"), &[outputs])?))
+            backend.prepare_linear(&weight, Some(&get(&format!("{key}.bias"), &[outputs])?), gate)
         };
+        let linear = |key: &str, outputs: usize, inputs: usize| layer(key, outputs, inputs, None);
         let modulation = (get("modulation", &[1, 6, dim])? + t_mod)?;
         let [attention_shift, attention_scale, attention_gate, ffn_shift, ffn_scale, ffn_gate] =
             split_modulation(&modulation)?;
@@ -72,11 +71,10 @@ impl<B: Backend> DitBlock<B> {
         Ok(Self {
             attention_shift: vector_of(&attention_shift)?,
             attention_scale: vector_of(&(attention_scale + 1.0)?)?,
-            attention_gate: vector_of(&attention_gate)?,
-            qkv: backend.prepare_linear(&qkv_weight, Some(&qkv_bias))?,
+            qkv: backend.prepare_linear(&qkv_weight, Some(&qkv_bias), None)?,
             norm_q: vector("self_attn.norm_q.weight")?,
             norm_k: vector("self_attn.norm_k.weight")?,
-            attention_out: linear("self_attn.o", dim, dim)?,
+            attention_out: layer("self_attn.o", dim, dim, Some(&attention_gate))?,
             cross_scale: vector("norm3.weight")?,
             cross_shift: vector("norm3.bias")?,
             cross_q: linear("cross_attn.q", dim, dim)?,
@@ -86,9 +84,8 @@ impl<B: Backend> DitBlock<B> {
             cross_out: linear("cross_attn.o", dim, dim)?,
             ffn_shift: vector_of(&ffn_shift)?,
             ffn_scale: vector_of(&(ffn_scale + 1.0)?)?,
-            ffn_gate: vector_of(&ffn_gate)?,
             ffn_in: linear("ffn.0", ffn, dim)?,
-            ffn_out: linear("ffn.2", dim, ffn)?,
+            ffn_out: layer("ffn.2", dim, ffn, Some(&ffn_gate))?,
         })
     }
 
@@ -123,8 +120,7 @@ impl<B: Backend> DitBlock<B> {
             if cache.len() > params.kv_groups {
                 cache.pop_front();
             }
-            let gated = Epilogue::GatedAdd { residual: &residual, gate: &self.attention_gate };
-            backend.linear(&y, &self.attention_out, gated)?
+            backend.linear(&y, &self.attention_out, Epilogue::Add(&residual))?
         };
         let x = self.attend_to_prompt(backend, x)?;
         let x = self.feed_forward(backend, x)?;
@@ -143,8 +139,7 @@ impl<B: Backend> DitBlock<B> {
     fn feed_forward(&self, backend: &B, x: B::Tensor) -> Result<B::Tensor> {
         let y = backend.layer_norm(&x, &self.ffn_scale, &self.ffn_shift)?;
         let y = consume(y, |y| backend.linear(&y, &self.ffn_in, Epilogue::Gelu))?;
-        let gated = Epilogue::GatedAdd { residual: &x, gate: &self.ffn_gate };
-        backend.linear(&y, &self.ffn_out, gated)
+        backend.linear(&y, &self.ffn_out, Epilogue::Add(&x))
     }
 
     /// The prompt's keys (normed) and values.

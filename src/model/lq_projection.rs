@@ -52,6 +52,7 @@ impl<B: Backend> LqProjection<B> {
             linear: backend.prepare_linear(
                 &weights.get("linear_layers.0.weight", &[config.dim, h2])?,
                 Some(&weights.get("linear_layers.0.bias", &[config.dim])?),
+                None,
             )?,
         })
     }

@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 /// Environment variable that says what `auto` means.
 pub const DEVICE_VARIABLE: &str = "FLASHVSR_DEVICE";
 
-/// Environment variable that may say `common`: without the kernels for one generation of GPUs alone.
+/// Environment variable that may say `own`: without NVIDIA's library of matrix products; or `common`: without that and without
+/// the kernels for one generation of GPUs alone.
 pub const KERNELS_VARIABLE: &str = "FLASHVSR_KERNELS";
 
 /// Environment variable that may say `off`: each kernel is launched at once and by itself.
@@ -49,6 +50,28 @@ impl FromStr for Wanted {
                     "there is no device \"{text}\"; set device=auto, device=cpu, device=cuda or device=cuda:N, N from 0"
                 ))
             }),
+        }
+    }
+}
+
+/// What [`KERNELS_VARIABLE`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernels {
+    All,
+    Own,
+    Common,
+}
+
+impl FromStr for Kernels {
+    type Err = Error;
+
+    /// Empty counts as unset.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "" | "all" => Ok(Self::All),
+            "own" => Ok(Self::Own),
+            "common" => Ok(Self::Common),
+            _ => Err(Error::Settings(format!("{KERNELS_VARIABLE}={text}; it can be all, own or common"))),
         }
     }
 }
@@ -98,24 +121,24 @@ fn open_on(wanted: Wanted, spec: &ModelSpec, reason: String) -> Result<Arc<dyn M
 /// The GPU of this number, shared by all who use it.
 fn gpu(ordinal: usize) -> Result<Arc<Nvidia>> {
     DEVICES.get(ordinal, || {
+        let kernels: Kernels = std::env::var(KERNELS_VARIABLE).unwrap_or_default().parse()?;
+        let graphs = with_graphs(&std::env::var(GRAPHS_VARIABLE).unwrap_or_default())?;
         let gpu = Nvidia::open(ordinal)?;
-        let gpu = if switch(KERNELS_VARIABLE, ["all", "common"])? { gpu } else { gpu.with_common_kernels() };
-        Ok(if switch(GRAPHS_VARIABLE, ["on", "off"])? { gpu } else { gpu.without_graphs() })
+        let gpu = match kernels {
+            Kernels::All => gpu,
+            Kernels::Own => gpu.with_own_kernels(),
+            Kernels::Common => gpu.with_common_kernels(),
+        };
+        Ok(if graphs { gpu } else { gpu.without_graphs() })
     })
 }
 
-/// Whether an environment variable says the first of `values`, or nothing.
-fn switch(variable: &str, values: [&str; 2]) -> Result<bool> {
-    read_switch(variable, &std::env::var(variable).unwrap_or_default(), values)
-}
-
-/// Whether `value` is the first of `values`, or empty, which counts as unset.
-fn read_switch(variable: &str, value: &str, values: [&str; 2]) -> Result<bool> {
-    match values.iter().position(|known| *known == value) {
-        None if !value.is_empty() => {
-            Err(Error::Settings(format!("{variable}={value}; it can be {}", values.join(" or "))))
-        }
-        found => Ok(found != Some(1)),
+/// What [`GRAPHS_VARIABLE`] says; empty counts as unset.
+fn with_graphs(value: &str) -> Result<bool> {
+    match value {
+        "" | "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Error::Settings(format!("{GRAPHS_VARIABLE}={value}; it can be on or off"))),
     }
 }
 
@@ -132,11 +155,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn switches_are_read() {
-        let read = |value| read_switch(KERNELS_VARIABLE, value, ["all", "common"]);
-        assert!(read("").unwrap() && read("all").unwrap() && !read("common").unwrap());
-        let message = read("hopper").unwrap_err().to_string();
-        assert!(message.contains("FLASHVSR_KERNELS=hopper; it can be all or common"), "{message}");
+    fn kernels_are_read() {
+        for (text, kernels) in
+            [("", Kernels::All), ("all", Kernels::All), ("own", Kernels::Own), ("common", Kernels::Common)]
+        {
+            assert_eq!(text.parse::<Kernels>().unwrap(), kernels);
+        }
+        let refusal = "hopper".parse::<Kernels>().unwrap_err().to_string();
+        assert!(refusal.contains("FLASHVSR_KERNELS=hopper; it can be all, own or common"), "{refusal}");
+    }
+
+    #[test]
+    fn graphs_are_read() {
+        assert!(with_graphs("").unwrap() && with_graphs("on").unwrap() && !with_graphs("off").unwrap());
+        let refusal = with_graphs("no").unwrap_err().to_string();
+        assert!(refusal.contains("FLASHVSR_GRAPHS=no; it can be on or off"), "{refusal}");
     }
 
     #[test]

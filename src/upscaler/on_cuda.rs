@@ -19,8 +19,10 @@ use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::{Config, Network};
 
-/// Networks on the devices of one driver: checkpoint, generation, device, precision.
-pub(super) type Networks<D> = Shared<(PathBuf, Version, usize, Precision), Network<CudaBackend<D>>>;
+/// Networks on the devices of one driver: checkpoint, generation, device, precision. With each, what a library does for it.
+pub(super) type Networks<D> = Shared<(PathBuf, Version, usize, Precision), Loaded<D>>;
+
+type Loaded<D> = (Arc<Network<CudaBackend<D>>>, Option<String>);
 
 /// A network on a device.
 struct CudaModel<D: Driver> {
@@ -154,7 +156,7 @@ pub(super) fn open<D: Driver>(
     reason: String,
 ) -> Result<Arc<dyn Model>> {
     let precision = spec.precision.unwrap_or(Precision::Bf16);
-    let network = networks.get((spec.place(), spec.version, ordinal, precision), || {
+    let loaded = networks.get((spec.place(), spec.version, ordinal, precision), || {
         let checkpoint = Checkpoint::open(&spec.path)?;
         let in_f32 = weight_bytes(&Config::from_checkpoint(&checkpoint)?)?;
         check_memory(&*driver, in_f32 / size_of::<f32>() as u64 * precision.bytes() as u64)?;
@@ -162,9 +164,11 @@ pub(super) fn open<D: Driver>(
         let network = Network::load(&backend, &checkpoint, spec.version)?;
         // Streams have queues of their own, which know nothing of this one.
         backend.wait()?;
-        Ok(network)
+        Ok((Arc::new(network), backend.library_report()))
     })?;
-    Ok(model(driver, network, precision, reason))
+    let (network, library) = &*loaded;
+    let reason = library.as_ref().map_or_else(|| reason.clone(), |library| format!("{reason}; {library}"));
+    Ok(model(driver, network.clone(), precision, reason))
 }
 
 fn check_memory(driver: &impl Driver, needed: u64) -> Result<()> {

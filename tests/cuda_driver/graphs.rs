@@ -405,19 +405,19 @@ fn queues_and_threads_keep_apart() {
 #[test]
 fn a_layer_may_go_before_its_work_is_done() {
     with_fake("graphs::a_layer_may_go_before_its_work_is_done", &[("FAKE_CAPABILITY", "8.0")], || {
-        let backend = CudaBackend::new(Arc::new(Nvidia::open(0).unwrap()), Precision::Bf16).unwrap();
+        let backend = CudaBackend::new(Arc::new(Nvidia::open(0).unwrap().with_own_kernels()), Precision::Bf16).unwrap();
         let zeros =
             |dims: &[usize]| HostTensor::zeros(dims, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
         let rows = backend.rows(&[0.0; 128 * 64], 128, 64).unwrap();
         let before = counts();
         for _ in 0..3 {
-            let layer = backend.prepare_linear(&zeros(&[64, 64]), None).unwrap();
+            let layer = backend.prepare_linear(&zeros(&[64, 64]), None, None).unwrap();
             backend.linear(&rows, &layer, Epilogue::None).unwrap();
             drop(layer);
             assert!(since(before)[0] > 0, "the launch went before the layer");
         }
         // A stream that is given up in the midst of its work.
-        let layer = backend.prepare_linear(&zeros(&[64, 64]), None).unwrap();
+        let layer = backend.prepare_linear(&zeros(&[64, 64]), None, None).unwrap();
         let before = counts();
         let out = backend.linear(&rows, &layer, Epilogue::None).unwrap();
         drop(backend);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! [`Nvidia`] without a driver, and with a stand-in for one (`fake.c`) that shows what arrives there and fails on
-//! demand.
+//! [`Nvidia`] without a driver, and with stand-ins for it (`fake.c`) and for its library of matrix products (`library.c`) that
+//! show what arrives there and fail on demand.
 
 mod graphs;
+mod library;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -13,32 +14,27 @@ use gstflashvsr::backend::cuda::driver::{Address, Args, Driver, Kernel, Memory, 
 use gstflashvsr::backend::cuda::nvidia::Nvidia;
 use gstflashvsr::error::Error;
 
-/// Folder of the stand-in, which is built once.
+/// Folder of the stand-ins, which are built once.
 fn fake() -> &'static PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("fake_cuda");
         std::fs::create_dir_all(&folder).unwrap();
-        // Renamed when it is whole, since other test runs may use it.
-        let fresh = folder.join(std::process::id().to_string());
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cuda_driver/fake.c");
-        let mut compiler = Command::new("cc");
-        compiler.args([
-            "-std=gnu11",
-            "-O1",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-shared",
-            "-fPIC",
-            "-pthread",
-            source,
-            "-o",
-        ]);
-        assert!(compiler.arg(&fresh).status().unwrap().success());
-        std::fs::rename(fresh, folder.join("libcuda.so")).unwrap();
+        compile("fake.c", "libcuda.so", &folder, &[]);
+        compile("library.c", "libcublasLt.so", &folder, &["-l:libcuda.so", "-lm"]);
         folder
     })
+}
+
+fn compile(source: &str, library: &str, folder: &Path, linked: &[&str]) {
+    // Renamed when it is whole, since other test runs may use it.
+    let fresh = folder.join(format!("{library}.{}", std::process::id()));
+    let source = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cuda_driver")).join(source);
+    let mut compiler = Command::new("cc");
+    compiler.args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread", "-o"]);
+    compiler.args([&fresh, &source]).arg("-L").arg(folder).args(linked);
+    assert!(compiler.status().unwrap().success());
+    std::fs::rename(fresh, folder.join(library)).unwrap();
 }
 
 /// Runs `body` in a process of its own that finds the stand-in, told by `env` how to behave: `test` is the test that

@@ -83,6 +83,33 @@ fn products_of_warpgroups_do_not_depend_on_the_order_of_threads() {
     }
 }
 
+/// Linear layers are as exact where a library of the driver's multiplies, on a GPU whose own kernels want other weights.
+#[cfg(feature = "emulator")]
+#[test]
+fn products_of_a_library_are_as_exact_as_the_kernels() {
+    use gstflashvsr::backend::cuda::{driver::TensorCores, emulator::Emulator};
+    for (tensor_cores, precision) in [(TensorCores::Warp, Precision::F16), (TensorCores::Warpgroup, Precision::Bf16)] {
+        let device = Emulator::default().with_tensor_cores(tensor_cores).with_library();
+        let backend = cuda(device, precision);
+        tokens::linear(&backend);
+        tokens::linear_of_maps(&backend);
+        let report = backend.library_report().expect("there is a library");
+        assert!(report.contains("times as fast"), "plain loops are faster than the emulated kernels: {report}");
+    }
+}
+
+/// A library wants memory to work in; without, our kernels multiply as ever.
+#[cfg(feature = "emulator")]
+#[test]
+fn a_library_without_room_is_left_alone() {
+    use gstflashvsr::backend::cuda::emulator::Emulator;
+    let backend = cuda(Emulator::with_memory(24 << 20).with_library(), Precision::Bf16);
+    backend.arena().reserve(16 << 20).expect("there is that much");
+    tokens::linear(&backend);
+    let report = backend.library_report().expect("there is a library");
+    assert!(report.ends_with("multiplies for 0 of 0 sizes of linear layers"), "{report}");
+}
+
 /// Makes a test of each check in the precisions of 16 bits.
 #[cfg(any(feature = "emulator", feature = "gpu-tests"))]
 macro_rules! on_sixteen_bits {

@@ -40,7 +40,10 @@ pub struct CpuBackend {
 
 /// A linear layer.
 #[derive(Debug)]
-pub struct CpuLinear(Weights);
+pub struct CpuLinear {
+    weights: Weights,
+    gate: Option<Vec<f32>>,
+}
 
 /// A causal 4x3x3 convolution: for each kernel time and row, weights of depth (column, in). The first has the bias.
 #[derive(Debug)]
@@ -129,9 +132,15 @@ impl Backend for CpuBackend {
         flat(v)
     }
 
-    fn prepare_linear(&self, weight: &HostTensor, bias: Option<&HostTensor>) -> Result<CpuLinear> {
+    fn prepare_linear(
+        &self,
+        weight: &HostTensor,
+        bias: Option<&HostTensor>,
+        gate: Option<&HostTensor>,
+    ) -> Result<CpuLinear> {
         let bias = bias.map_or_else(|| Ok(vec![0.0; weight.dims2()?.0]), flat)?;
-        Ok(CpuLinear(Weights::new(&flat(&weight.t()?)?, &bias)))
+        let gate = gate.map(flat).transpose()?;
+        Ok(CpuLinear { weights: Weights::new(&flat(&weight.t()?)?, &bias), gate })
     }
 
     fn prepare_conv3d(&self, weight: &HostTensor, bias: &HostTensor) -> Result<CpuConv3d> {

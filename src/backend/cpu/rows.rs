@@ -34,7 +34,7 @@ fn for_rows(out: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) 
 pub(super) fn linear(
     threads: usize,
     x: &CpuTensor,
-    CpuLinear(weights): &CpuLinear,
+    CpuLinear { weights, gate }: &CpuLinear,
     epilogue: Epilogue<'_, CpuBackend>,
 ) -> Result<CpuTensor> {
     let gathered;
@@ -50,10 +50,7 @@ pub(super) fn linear(
         return Err(Error::Compute(format!("linear layer {} -> {cols} given rows of {len}", weights.depth())));
     }
     let values = x.values()?;
-    let residual = match epilogue {
-        Epilogue::Add(residual) | Epilogue::GatedAdd { residual, .. } => Some(same_rows(residual, rows, cols)?),
-        Epilogue::None | Epilogue::Gelu => None,
-    };
+    let residual = epilogue.residual(gate.is_some())?.map(|residual| same_rows(residual, rows, cols)).transpose()?;
     let residual = residual.as_deref().unwrap_or_default();
     let mut out = vec![0.0f32; rows * cols];
     let task_rows = rows.div_ceil(threads).clamp(1, MAX_TASK_ROWS);
@@ -66,12 +63,15 @@ pub(super) fn linear(
             || match epilogue {
                 Epilogue::None => {}
                 Epilogue::Gelu => out.iter_mut().for_each(|v| *v = gelu(*v)),
-                Epilogue::Add(_) => out.iter_mut().zip(&residual[first * cols..]).for_each(|(v, r)| *v += r),
-                Epilogue::GatedAdd { gate, .. } => {
-                    for (out, residual) in out.chunks_exact_mut(cols).zip(residual[first * cols..].chunks_exact(cols)) {
-                        out.iter_mut().zip(residual).zip(gate).for_each(|((v, r), g)| *v = r + g * *v);
+                Epilogue::Add(_) => match gate {
+                    None => out.iter_mut().zip(&residual[first * cols..]).for_each(|(v, r)| *v += r),
+                    Some(gate) => {
+                        let residual = residual[first * cols..].chunks_exact(cols);
+                        for (out, residual) in out.chunks_exact_mut(cols).zip(residual) {
+                            out.iter_mut().zip(residual).zip(gate).for_each(|((v, r), g)| *v = r + g * *v);
+                        }
                     }
-                }
+                },
             },
         );
     });
@@ -238,7 +238,7 @@ pub(super) fn embed_patches(
             half.copy_from_slice(&maps[frame][dims.at(2 * row + dy, 2 * col)..][..run]);
         }
     });
-    let dim = layer.0.columns();
+    let dim = layer.weights.columns();
     if lq.len() != grid.frames {
         return Err(Error::Compute(format!("{} frames of LQ tokens for {grid:?}", lq.len())));
     }

@@ -3,6 +3,7 @@
 //! What the engine wants of a driver: memory, kernels, and queues of work. Two do it: CUDA's, and the emulator that runs the
 //! same kernels on the CPU.
 
+use super::Precision;
 use crate::error::Result;
 
 /// An address in device memory.
@@ -72,6 +73,36 @@ pub enum TensorCores {
     Warpgroup,
 }
 
+/// A product of rows and the weights of a linear layer, in 16 bits with sums in f32, as a library may do it:
+/// `out = x * weights^T + bias`, then GELU in its tanh form, or a residual added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Product {
+    /// Values `[rows][inputs]`.
+    pub x: Address,
+    /// Values `[columns][depth]`, of which the first `inputs` of a column count.
+    pub weights: Address,
+    /// One value per column.
+    pub bias: Address,
+    /// Values `[rows][columns]`, or 0 for none.
+    pub residual: Address,
+    /// Values `[rows][columns]`.
+    pub out: Address,
+    /// Rows of `x`.
+    pub rows: usize,
+    /// Outputs of the layer.
+    pub columns: usize,
+    /// Inputs of the layer.
+    pub inputs: usize,
+    /// Values from one column's weights to the next's.
+    pub depth: usize,
+    /// Whether the result goes through GELU.
+    pub gelu: bool,
+    /// Of all values.
+    pub precision: Precision,
+    /// Memory for the library's own use while the product is computed, and its bytes.
+    pub workspace: (Address, usize),
+}
+
 /// A device.
 pub trait Driver: Memory {
     /// A queue of work.
@@ -88,6 +119,11 @@ pub trait Driver: Memory {
 
     /// What has come up that the user ought to know; each is told once.
     fn notice(&self) -> Option<String> {
+        None
+    }
+
+    /// The library that does products here ([`Queue::multiply`]), in words, if there is one.
+    fn library(&self) -> Option<String> {
         None
     }
 
@@ -119,6 +155,12 @@ pub trait Queue: Send + Sync + 'static {
 
     /// Runs a kernel in `grid` blocks.
     fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()>;
+
+    /// Has a library do a product. If there is none, or it declines, this is false and nothing was done.
+    fn multiply(&self, product: &Product) -> Result<bool> {
+        let _ = product;
+        Ok(false)
+    }
 
     /// Waits for all work so far, but for copies to the host.
     fn wait(&self) -> Result<()>;

@@ -3,6 +3,8 @@
 //! The kernels on the CPU: the driver of a device whose blocks run as fibers on the threads of the host. It is slow and
 //! strict: it exists to prove the engine where there is no GPU.
 
+mod library;
+
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -13,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue, TensorCores};
+use super::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Product, Queue, TensorCores};
 use crate::error::{Error, Result};
 
 /// `emulator::Kernel` of scheduler.h.
@@ -57,6 +59,7 @@ pub struct Emulator {
     state: Arc<State>,
     capacity: usize,
     tensor_cores: TensorCores,
+    library: bool,
 }
 
 impl Default for Emulator {
@@ -68,12 +71,17 @@ impl Default for Emulator {
 impl Emulator {
     /// A device with `capacity` bytes of memory.
     pub fn with_memory(capacity: usize) -> Self {
-        Self { state: Arc::default(), capacity, tensor_cores: TensorCores::Warp }
+        Self { state: Arc::default(), capacity, tensor_cores: TensorCores::Warp, library: false }
     }
 
     /// The same device with these tensor cores.
     pub fn with_tensor_cores(self, tensor_cores: TensorCores) -> Self {
         Self { tensor_cores, ..self }
+    }
+
+    /// The same device with a library that multiplies.
+    pub fn with_library(self) -> Self {
+        Self { library: true, ..self }
     }
 
     /// From now on, threads run in an order drawn from `seed` (0: in the order of their numbers).
@@ -157,6 +165,10 @@ impl Driver for Emulator {
         3
     }
 
+    fn library(&self) -> Option<String> {
+        self.library.then(|| "the emulator's library".into())
+    }
+
     fn queue(&self) -> Result<Self> {
         Ok(self.clone())
     }
@@ -222,6 +234,13 @@ impl Queue for Emulator {
             }
         });
         fault.into_inner().map_or(Ok(()), |fault| Err(Error::Compute(fault)))
+    }
+
+    fn multiply(&self, product: &Product) -> Result<bool> {
+        if self.library {
+            library::multiply(product);
+        }
+        Ok(self.library)
     }
 
     fn wait(&self) -> Result<()> {

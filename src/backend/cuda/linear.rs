@@ -2,9 +2,9 @@
 
 //! Linear layers: `kernels/linear.cu`.
 
-use super::driver::{Address, Args, Driver, kernels};
+use super::driver::{Address, Args, Driver, Product, kernels};
 use super::product::{HOPPER_THREADS, Packed, THREADS, Tile};
-use super::{CudaBackend, CudaTensor, Kernels, Weight, flat, index};
+use super::{CudaBackend, CudaTensor, Kernels, Precision, Weight, flat, index};
 use crate::backend::{Epilogue, HostTensor};
 use crate::error::{Error, Result};
 
@@ -39,15 +39,41 @@ struct LinearArgs {
 unsafe impl Args for LinearArgs {}
 
 /// A linear layer.
-pub struct CudaLinear(Packed);
+pub struct CudaLinear {
+    packed: Packed,
+    /// One per column.
+    gate: Option<Weight>,
+    /// For a library's products, whose offsets are of the same type as the other values: one per column.
+    library_bias: Option<Weight>,
+}
 
 impl<D: Driver> CudaBackend<D> {
-    pub(super) fn linear_layer(&self, weight: &HostTensor, bias: Option<&HostTensor>) -> Result<CudaLinear> {
+    pub(super) fn linear_layer(
+        &self,
+        weight: &HostTensor,
+        bias: Option<&HostTensor>,
+        gate: Option<&HostTensor>,
+    ) -> Result<CudaLinear> {
         let (outputs, inputs) = weight.dims2()?;
-        let (weight, bias) = (flat(weight)?, bias.map(flat).transpose()?);
+        let (weight, bias, gate) = (flat(weight)?, bias.map(flat).transpose()?, gate.map(flat).transpose()?);
         let fill =
             |[_, column, _]: [usize; 3], to: &mut [f32]| to.copy_from_slice(&weight[column * inputs..][..inputs]);
-        Ok(CudaLinear(self.pack([1, 1, outputs, 1, inputs], bias, fill)?))
+        let shape = [1, 1, outputs, 1, inputs];
+        let own = || {
+            let gate = gate.as_ref().map(|gate| self.weight(gate, Precision::F32)).transpose()?;
+            Ok(CudaLinear { packed: self.pack(shape, bias.clone(), fill)?, gate, library_bias: None })
+        };
+        // No library multiplies by a gate.
+        if gate.is_some() || !self.library_takes((inputs, outputs)) {
+            return own();
+        }
+        let for_library = || {
+            let offsets = bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
+            let library_bias = Some(self.weight(&offsets, self.precision)?);
+            // Column by column, which the kernels of every generation read as well, should it decline.
+            Ok(CudaLinear { packed: self.pack_for(false, shape, bias.clone(), fill)?, gate: None, library_bias })
+        };
+        self.faster((inputs, outputs), &own, &for_library)
     }
 
     pub(super) fn run_linear(
@@ -56,18 +82,13 @@ impl<D: Driver> CudaBackend<D> {
         layer: &CudaLinear,
         epilogue: Epilogue<'_, Self>,
     ) -> Result<CudaTensor> {
-        let CudaLinear(packed) = layer;
+        let CudaLinear { packed, gate, library_bias } = layer;
         let (rows, inputs) = x.rows_dims()?;
         let columns = packed.columns;
         if inputs != packed.inputs || x.precision != self.precision {
             return Err(Error::Compute(format!("a linear layer of {} inputs given {:?}", packed.inputs, x.shape)));
         }
-        let (epilogue, residual, gate) = match epilogue {
-            Epilogue::None => (0, None, None),
-            Epilogue::Gelu => (1, None, None),
-            Epilogue::Add(residual) => (2, Some(residual), None),
-            Epilogue::GatedAdd { residual, gate } => (2, Some(residual), Some(gate)),
-        };
+        let residual = epilogue.residual(gate.is_some())?;
         if let Some(residual) = residual
             && (residual.rows_dims()? != (rows, columns) || residual.precision != self.precision)
         {
@@ -77,19 +98,43 @@ impl<D: Driver> CudaBackend<D> {
         if rows == 0 {
             return Ok(out);
         }
+        let residual = residual.map_or(0, CudaTensor::address);
+        if let Some(bias) = library_bias {
+            let product = Product {
+                x: x.address(),
+                weights: packed.weights.address(),
+                bias: bias.address(),
+                residual,
+                out: out.address(),
+                rows,
+                columns,
+                inputs,
+                depth: packed.depth as usize,
+                gelu: matches!(epilogue, Epilogue::Gelu),
+                precision: self.precision,
+                workspace: (0, 0),
+            };
+            if self.multiply(product)? {
+                return Ok(out);
+            }
+        }
         let grid = self.product_grid(packed, rows, 1);
         let args = LinearArgs {
             x: x.address(),
             weights: packed.weights.address(),
             bias: packed.bias.address(),
-            residual: residual.map_or(0, CudaTensor::address),
-            gate: gate.map_or(0, Weight::address),
+            residual,
+            gate: gate.as_ref().map_or(0, Weight::address),
             out: out.address(),
             rows: index(rows)?,
             columns: index(columns)?,
             inputs: index(inputs)?,
             depth: packed.depth,
-            epilogue,
+            epilogue: match epilogue {
+                Epilogue::None => 0,
+                Epilogue::Gelu => 1,
+                Epilogue::Add(_) => 2,
+            },
             blocks: index(grid[0])?,
         };
         self.launch(&LINEAR[packed.tile as usize], grid, &args)?;

@@ -15,6 +15,7 @@ pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod frames;
+mod library;
 mod linear;
 mod mask;
 pub mod nvidia;
@@ -42,6 +43,7 @@ pub use arena::{Arena, Life};
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue, TensorCores};
 pub use frames::{CudaIngest, CudaOutgoing};
+use library::Library;
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
 pub use qk::CudaRope;
@@ -92,6 +94,7 @@ pub struct CudaBackend<D: Driver> {
     precision: Precision,
     tensor_cores: TensorCores,
     multiprocessors: usize,
+    library: Library,
     /// Rows of a frame without what lies between them, on their way to or from the device.
     staging: Mutex<Vec<u8>>,
 }
@@ -105,8 +108,8 @@ impl<D: Driver> CudaBackend<D> {
         let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
         let (tensor_cores, multiprocessors) = (driver.tensor_cores(), driver.multiprocessors());
-        let staging = Mutex::default();
-        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, multiprocessors, staging })
+        let (library, staging) = (Library::new(driver.library()), Mutex::default());
+        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, multiprocessors, library, staging })
     }
 
     /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
@@ -118,8 +121,9 @@ impl<D: Driver> CudaBackend<D> {
         let memory: Arc<dyn Memory> = Arc::new(Endless::default());
         let arena = Arc::new(Arena::new(memory.clone()));
         arena.reserve(ENDLESS_BYTES)?;
-        let (queue, multiprocessors, staging) = (Work::Rehearsal, 1, Mutex::default());
-        Ok(Self { memory, queue, arena, precision, tensor_cores, multiprocessors, staging })
+        let (queue, multiprocessors) = (Work::Rehearsal, 1);
+        let (library, staging) = (Library::new(None), Mutex::default());
+        Ok(Self { memory, queue, arena, precision, tensor_cores, multiprocessors, library, staging })
     }
 
     /// The memory of activations.
@@ -235,8 +239,13 @@ impl<D: Driver> Backend for CudaBackend<D> {
         self.weight(&flat(v)?, Precision::F32)
     }
 
-    fn prepare_linear(&self, weight: &HostTensor, bias: Option<&HostTensor>) -> Result<CudaLinear> {
-        self.linear_layer(weight, bias)
+    fn prepare_linear(
+        &self,
+        weight: &HostTensor,
+        bias: Option<&HostTensor>,
+        gate: Option<&HostTensor>,
+    ) -> Result<CudaLinear> {
+        self.linear_layer(weight, bias, gate)
     }
 
     fn prepare_conv3d(&self, weight: &HostTensor, bias: &HostTensor) -> Result<CudaConv3d> {

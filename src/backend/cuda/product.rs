@@ -120,6 +120,17 @@ impl<D: Driver> CudaBackend<D> {
         bias: Option<Vec<f32>>,
         fill: impl Fn([usize; 3], &mut [f32]) + Sync,
     ) -> Result<Packed> {
+        self.pack_for(self.on_warpgroups(), [layers, maps, outputs, segments, inputs], bias, fill)
+    }
+
+    /// The same for Hopper's kernels or for those of every generation.
+    pub(super) fn pack_for(
+        &self,
+        on_warpgroups: bool,
+        [layers, maps, outputs, segments, inputs]: [usize; 5],
+        bias: Option<Vec<f32>>,
+        fill: impl Fn([usize; 3], &mut [f32]) + Sync,
+    ) -> Result<Packed> {
         let columns = maps * outputs;
         let bias = bias.unwrap_or_else(|| vec![0.0; columns]);
         if bias.len() != columns || [layers, columns, segments, inputs].contains(&0) {
@@ -128,7 +139,7 @@ impl<D: Driver> CudaBackend<D> {
                 bias.len()
             )));
         }
-        let tile = Tile::new(inputs, columns, outputs, self.precision, self.on_warpgroups());
+        let tile = Tile::new(inputs, columns, outputs, self.precision, on_warpgroups);
         let channels = inputs.next_multiple_of(tile.step(self.precision));
         let (_, width) = tile.sides();
         let padded = columns.next_multiple_of(width);

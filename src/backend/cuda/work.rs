@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::driver::{ALIGNMENT, Address, Args, Kernel, Memory, Queue};
+use super::driver::{ALIGNMENT, Address, Args, Kernel, Memory, Product, Queue};
 use crate::error::Result;
 
 /// A queue, or a rehearsal.
@@ -65,6 +65,13 @@ impl<Q: Queue> Queue for Work<Q> {
         match self {
             Work::Device(queue) => queue.launch(kernel, grid, args),
             Work::Rehearsal => Ok(()),
+        }
+    }
+
+    fn multiply(&self, product: &Product) -> Result<bool> {
+        match self {
+            Work::Device(queue) => queue.multiply(product),
+            Work::Rehearsal => Ok(true),
         }
     }
 

@@ -86,7 +86,7 @@ impl Backend for PlanBackend {
         Ok(self.ledger.weights(v.elem_count()))
     }
 
-    fn prepare_linear(&self, weight: &HostTensor, _: Option<&HostTensor>) -> Result<PlanLayer> {
+    fn prepare_linear(&self, weight: &HostTensor, _: Option<&HostTensor>, _: Option<&HostTensor>) -> Result<PlanLayer> {
         let (outputs, inputs) = weight.dims2()?;
         Ok(self.layer(weight, outputs, inputs * outputs, 1))
     }

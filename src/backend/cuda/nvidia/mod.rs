@@ -8,6 +8,7 @@ mod fault;
 mod graph;
 mod images;
 mod launches;
+mod library;
 mod queue;
 mod staging;
 
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 
 use device::Device;
 use launches::AllLaunches;
+use library::Library;
 pub use queue::NvidiaQueue;
 
 /// A GPU of NVIDIA's.
@@ -29,6 +31,7 @@ pub struct Nvidia {
     tensor_cores: TensorCores,
     graphs: bool,
     launches: Arc<AllLaunches>,
+    library: Option<Arc<Library>>,
 }
 
 impl Nvidia {
@@ -46,17 +49,23 @@ impl Nvidia {
     /// # Errors
     /// [`Error::Device`] if there is no driver, no such GPU, or if it is too old.
     pub fn open(ordinal: usize) -> Result<Self> {
-        let device = Device::open(ordinal)?;
+        let device = Arc::new(Device::open(ordinal)?);
         let tensor_cores = match device.capability() {
             (9, 0) => TensorCores::Warpgroup,
             _ => TensorCores::Warp,
         };
-        Ok(Self { device: Arc::new(device), tensor_cores, graphs: true, launches: Arc::default() })
+        let library = Library::open(&device).map(Arc::new);
+        Ok(Self { device, tensor_cores, graphs: true, launches: Arc::default(), library })
     }
 
-    /// The same GPU with those kernels alone that run on every generation, to compare with them.
+    /// The same GPU without NVIDIA's library of matrix products.
+    pub fn with_own_kernels(self) -> Self {
+        Self { library: None, ..self }
+    }
+
+    /// The same GPU with those of our kernels alone that run on every generation.
     pub fn with_common_kernels(self) -> Self {
-        Self { tensor_cores: TensorCores::Warp, ..self }
+        Self { tensor_cores: TensorCores::Warp, ..self.with_own_kernels() }
     }
 
     /// The same GPU with each kernel launched at once and by itself, and no graphs of them.
@@ -122,7 +131,12 @@ impl Driver for Nvidia {
         self.device.notice()
     }
 
+    fn library(&self) -> Option<String> {
+        self.library.as_ref().map(|library| library.name())
+    }
+
     fn queue(&self) -> Result<NvidiaQueue> {
-        NvidiaQueue::new(self.device.clone(), self.graphs && self.device.has_graphs(), &self.launches)
+        let keeps = self.graphs && self.device.has_graphs();
+        NvidiaQueue::new(self.device.clone(), keeps, &self.launches, self.library.clone())
     }
 }

@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use super::device::Device;
 use super::graph::Stream;
 use super::launches::{AllLaunches, Launches};
+use super::library::Library;
 use super::staging::{Event, Pinned, Ring};
-use crate::backend::cuda::driver::{Address, Args, Kernel, Queue};
+use crate::backend::cuda::driver::{Address, Args, Kernel, Product, Queue};
 use crate::error::{Error, Result};
 
 /// Bytes that are copied at a time: while the device copies one piece, the processor copies the next.
@@ -62,17 +63,23 @@ pub struct NvidiaQueue {
     download: Mutex<Option<Pinned>>,
     /// What downloads that go on meanwhile go through.
     spare: Spare,
+    library: Option<Arc<Library>>,
 }
 
 impl NvidiaQueue {
     /// A queue that keeps launches back or not; `all` can make it hand them over.
-    pub(super) fn new(device: Arc<Device>, keeps: bool, all: &AllLaunches) -> Result<Self> {
+    pub(super) fn new(
+        device: Arc<Device>,
+        keeps: bool,
+        all: &AllLaunches,
+        library: Option<Arc<Library>>,
+    ) -> Result<Self> {
         device.bind()?;
         let launches = Arc::new(Launches::new(Stream::new(&device)?, keeps));
         let leaving = Stream::new(&device)?;
         all.add(&launches);
         let (upload, download, spare) = (Mutex::default(), Mutex::default(), Spare::default());
-        Ok(Self { device, launches, leaving, upload, download, spare })
+        Ok(Self { device, launches, leaving, upload, download, spare, library })
     }
 
     /// Waits for the device after an error or before an end, to leave no copy under way.
@@ -205,6 +212,12 @@ impl Queue for NvidiaQueue {
         }
         let function = self.device.function(kernel)?;
         self.launches.add(function, kernel, grid, args)
+    }
+
+    fn multiply(&self, product: &Product) -> Result<bool> {
+        let Some(library) = &self.library else { return Ok(false) };
+        self.device.bind()?;
+        library.multiply(self.launches.hand_over()?.handle(), product)
     }
 
     fn wait(&self) -> Result<()> {
