@@ -100,7 +100,7 @@ fn dit_block<B: Backend>(backend: &B, time: Duration) -> Result<Vec<f64>> {
     let grid = Grid::new(2, SIZE);
     let topk_ratio = 2.0 * (768 * 1280) as f64 / (SIZE.width * SIZE.height) as f64;
     let params = DitParams::new(topk_ratio, 3.0, 11, &grid)?;
-    let rope = Rope::new(6, grid.frames, grid.rows, grid.cols);
+    let rope = backend.rope(Rope::new(6, grid.frames, grid.rows, grid.cols))?;
     let (x, mut cache) = (rows(grid.tokens())?, VecDeque::new());
     let mut run = || -> Result<()> {
         block.forward(backend, x.clone(), &mut cache, grid, &rope, &params, 0, &mut ())?;

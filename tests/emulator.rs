@@ -14,7 +14,7 @@ const ADD_SHARED: u32 = 2 * 16 * THREADS;
 /// Orders of the threads that are tried: in their numbers' order, and some others.
 const ORDERS: std::ops::Range<u64> = 0..20;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct PlantedArgs {
     x: Address,
@@ -208,7 +208,7 @@ fn a_launch_that_does_not_fit_its_kernel_is_refused() {
     refused(&kernel("planted_reverse", REVERSE_SHARED), [1, 65_536, 1]);
     refused(&kernel("planted_reverse", REVERSE_SHARED), [0, 1, 1]);
 
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, PartialEq)]
     #[repr(C)]
     struct Short(Address);
     // SAFETY: it fits no kernel, which is what is tested.

@@ -77,7 +77,7 @@ pub fn check<B: Backend>(b: &B, data: &Data, report: &mut Report) -> Result<()> 
 
         let values: Vec<f32> = in_windows(&input, grid)?.flatten_all()?.to_vec1()?;
         let x = b.rows(&values, grid.tokens(), dim)?;
-        let rope = Rope::new(first_latent, grid.frames, grid.rows, grid.cols);
+        let rope = b.rope(Rope::new(first_latent, grid.frames, grid.rows, grid.cols))?;
         let mut seen = Recorder::new(b, grid);
         let out = block.forward(b, x, &mut cache, grid, &rope, &params, 0, &mut seen)?;
         let out = in_sequence(&b.to_host(&out)?, grid)?;

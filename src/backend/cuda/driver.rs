@@ -153,7 +153,7 @@ pub trait Queue: Send + Sync + 'static {
     /// Sets every one of `bytes` to `value`.
     fn fill(&self, to: Address, value: u8, bytes: usize) -> Result<()>;
 
-    /// Runs a kernel in `grid` blocks.
+    /// Runs a kernel in `grid` blocks. It may be kept back until something else is asked of the queue, or the queue is dropped.
     fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()>;
 
     /// Has a library do a product. If there is none, or it declines, this is false and nothing was done.
