@@ -21,7 +21,7 @@ const WINDOW: usize = 8;
 /// Windows after which the cache has its steady length.
 const WARM_UP: usize = 4;
 /// Windows after which what is held finds the same places again and again.
-const SETTLED: usize = 30;
+const SETTLED: usize = 80;
 
 /// A stream and the frames that it is fed and gives.
 struct Feed {

@@ -22,9 +22,9 @@ pub const MOST: usize = 128;
 pub const LEAST: usize = 16;
 
 /// Graphs of one shape. What is held from window to window, pictures for one, changes its places, and nearly all others with it,
-/// but the places come again: a graph for each of those states has little to be set. There are two of them up to full HD
-/// (`benches/gpu --dry` counts what is set), and more would cost memory.
-pub const STATES: usize = 4;
+/// but the places come again: a graph for each of those states has little to be set. There are two of them at 1408x768 and eight
+/// at 3840x2160 (`benches/gpu --dry` counts what is set).
+pub const STATES: usize = 8;
 
 /// A graph is as good as the batch's own if no more than one in so many launches has to be set: keys and values, which are
 /// elsewhere in each window, are in one in five.
@@ -32,7 +32,7 @@ const NEAR: usize = 3;
 
 /// Batches that are remembered: some times those of a steady window, so that a first or a last window, whose shapes come once,
 /// does not drive them out.
-pub const REMEMBERED: usize = 64;
+pub const REMEMBERED: usize = 128;
 
 /// Of such words the memory for arguments is made. Those between the fields of a struct are not initialised.
 type Word = MaybeUninit<u64>;
@@ -74,6 +74,11 @@ impl Arguments<'_> {
     /// Where they are.
     pub fn as_ptr(&self) -> *const u8 {
         self.0.as_ptr().cast()
+    }
+
+    /// A copy, for who keeps them.
+    pub fn to_words(&self) -> Vec<MaybeUninit<u64>> {
+        self.0.to_vec()
     }
 }
 
