@@ -14,9 +14,9 @@ const MAX_STEP: usize = 16;
 /// What the samples of a frame are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Format {
-    /// Packed RGB, full range: what every backend takes.
+    /// Packed RGB, full range.
     Rgb(Depth),
-    /// Planes as video has them, for backends that say so ([`super::Backend::takes`]).
+    /// Planes as video has them.
     Video(Layout),
 }
 
