@@ -128,6 +128,14 @@ pub struct Affine {
     pub offset: [f64; 3],
 }
 
+impl Affine {
+    /// The same in f32, with inputs and results in other units: 1 of them is `inputs` and `results` of those.
+    pub(super) fn scaled(&self, inputs: f64, results: f64) -> ([[f32; 3]; 3], [f32; 3]) {
+        let matrix = self.matrix.map(|row| row.map(|m| (m * results / inputs) as f32));
+        (matrix, self.offset.map(|offset| (offset * results) as f32))
+    }
+}
+
 impl Layout {
     /// Bits of the RGB into which the frame is turned: 16, so that no level is lost, but for RGB of 8 bits.
     pub fn depth(&self) -> Depth {

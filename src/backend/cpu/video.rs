@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::picture::quantise;
 use super::resize::Sample;
-use crate::backend::{Affine, Chroma, Component, Depth, Layout, PLANES, Plane, PlaneMut, Size};
+use crate::backend::{Chroma, Component, Depth, Layout, PLANES, Plane, PlaneMut, Size};
 
 /// Packed RGB.
 pub(super) enum Packed {
@@ -14,23 +14,10 @@ pub(super) enum Packed {
     U16(Vec<u16>),
 }
 
-/// Coefficients of one result, and its offset.
-#[derive(Clone, Copy)]
-struct Row([f32; 3], f32);
-
-impl Row {
-    /// The rows of an affine map with its inputs and its results in other units: 1 of them is `inputs` and `results` of those.
-    fn scaled(affine: &Affine, inputs: f64, results: f64) -> [Self; 3] {
-        let coefficients = |i: usize| affine.matrix[i].map(|m| (m * results / inputs) as f32);
-        std::array::from_fn(|i| Self(coefficients(i), (affine.offset[i] * results) as f32))
-    }
-
-    /// Without the offset.
-    #[inline(always)]
-    fn apply(self, [a, b, c]: [f32; 3]) -> f32 {
-        let Self([x, y, z], _) = self;
-        x * a + y * b + z * c
-    }
+/// A row of a matrix by the components of a pixel.
+#[inline(always)]
+fn dot([x, y, z]: [f32; 3], [a, b, c]: [f32; 3]) -> f32 {
+    x * a + y * b + z * c
 }
 
 /// How a component is sampled across and down.
@@ -87,7 +74,7 @@ fn rgb_of<const BYTES: usize, S: Sample>(
     size: Size,
     truncate: impl Fn(f32) -> S + Sync,
 ) -> Vec<S> {
-    let rows = Row::scaled(&layout.to_rgb(), 1.0, S::MAX.into());
+    let (matrix, offset) = layout.to_rgb().scaled(1.0, S::MAX.into());
     let mut rgb = vec![S::default(); 3 * size.width * size.height];
     rgb.par_chunks_mut(3 * size.width).enumerate().for_each_init(
         || [(); 3].map(|()| vec![0.0f32; size.width]),
@@ -98,8 +85,8 @@ fn rgb_of<const BYTES: usize, S: Sample>(
             let [first, second, third] = &*lines;
             let values = first.iter().zip(second).zip(third).map(|((a, b), c)| [*a, *b, *c]);
             for (pixel, values) in out.chunks_exact_mut(3).zip(values) {
-                for (sample, row) in pixel.iter_mut().zip(rows) {
-                    *sample = truncate((row.apply(values) + row.1).clamp(0.0, S::MAX) + 0.5);
+                for ((sample, row), offset) in pixel.iter_mut().zip(matrix).zip(offset) {
+                    *sample = truncate((dot(row, values) + offset).clamp(0.0, S::MAX) + 0.5);
                 }
             }
         },
@@ -150,15 +137,15 @@ pub(super) fn from_rgb(
     half: f32,
 ) {
     let top = layout.depth().largest();
-    let rows = Row::scaled(&layout.from_rgb(), top, 1.0);
-    let line = |y: usize, row: Row, to: &mut [f32], weight: f32| {
+    let (matrix, offset) = layout.from_rgb().scaled(top, 1.0);
+    let line = |y: usize, row: [f32; 3], to: &mut [f32], weight: f32| {
         let [red, green, blue] = picture.map(|plane| &plane[y * width..][..size.width]);
         for (((to, r), g), b) in to.iter_mut().zip(red).zip(green).zip(blue) {
-            *to += weight * row.apply([*r, *g, *b].map(|value| quantise(value, top as f32, half) as u32 as f32));
+            *to += weight * dot(row, [*r, *g, *b].map(|value| quantise(value, top as f32, half) as u32 as f32));
         }
     };
     let largest = layout.largest();
-    for (component, row) in rows.into_iter().enumerate() {
+    for (component, (row, offset)) in matrix.into_iter().zip(offset).enumerate() {
         let [across, down] = axes(layout, component);
         write_lines(
             layout,
@@ -173,7 +160,7 @@ pub(super) fn from_rgb(
                 }
                 for (x, sample) in out[..across.samples(size.width)].iter_mut().enumerate() {
                     let sum: f32 = taps(across, size.width, x).map(|(x, weight)| weight * sums[x]).iter().sum();
-                    *sample = ((sum + row.1).clamp(0.0, largest as f32) + 0.5) as u32;
+                    *sample = ((sum + offset).clamp(0.0, largest as f32) + 0.5) as u32;
                 }
                 across.samples(size.width)
             },
