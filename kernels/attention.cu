@@ -30,9 +30,11 @@ template <class T> struct WindowRows {
 };
 
 // The work on tiles, for 16-bit types: a warp takes 32 queries, as two tiles of 16 of the tensor cores, so that each
-// fragment of keys and values that it loads is used twice.
+// fragment of keys and values that it loads is used twice. With 32 keys a block takes 48 KiB, and two fit on the
+// multiprocessors of GeForce cards, which have 100 KiB; FlashAttention-2 takes these tiles there as well
+// (flash_fwd_launch_template.h, heads of 128).
 template <class T> struct Tile {
-    static constexpr u32 QUERIES = 128, KEYS = 64;
+    static constexpr u32 QUERIES = 128, KEYS = 32;
     static constexpr u32 PIECES = HEAD / 8;
 
     // Row r has its 16-byte piece p at p ^ r % 8: eight rows of a fragment lie in different banks.

@@ -190,6 +190,10 @@ DEVICE void finish(const float (&sums)[Tile::PARTS][Tile::N / 2], const Result& 
     constexpr u32 HALVES = 2 * Tile::PARTS, STEPS = HALVES * Tile::N / 32, AHEAD = 4;
     const u32 own = 8 * (lane() % 4);
     first_row += warp() % 4 * 16 + lane() / 4;
+    // Finding a line may take divisions.
+    u64 lines[HALVES];
+#pragma unroll
+    for (u32 i = 0; i < HALVES; ++i) lines[i] = result.line(first_row + i / 2 * 64 + i % 2 * 8);
     // As they are stored, which takes half of the registers.
     Vector<u32, 4> added[AHEAD];
 #pragma unroll
@@ -210,7 +214,7 @@ DEVICE void finish(const float (&sums)[Tile::PARTS][Tile::N / 2], const Result& 
 #pragma unroll
             for (u32 i = 0; i < 8; ++i)
                 more.values[i] = to_float(T{u16(added[step % AHEAD].values[i / 2] >> i % 2 * 16)});
-            if (result.has(row, first_column + column)) result.put(result.line(row), first_column + column, y, more);
+            if (result.has(row, first_column + column)) result.put(lines[step % HALVES], first_column + column, y, more);
         }
         if (ahead < STEPS) {
             const u32 row = first_row + ahead % HALVES / 2 * 64 + ahead % 2 * 8;
@@ -218,7 +222,7 @@ DEVICE void finish(const float (&sums)[Tile::PARTS][Tile::N / 2], const Result& 
             added[ahead % AHEAD] = {};
             if (result.added() && result.has(row, column))
                 added[ahead % AHEAD] =
-                    *reinterpret_cast<const Vector<u32, 4>*>(result.added() + result.line(row) + column);
+                    *reinterpret_cast<const Vector<u32, 4>*>(result.added() + lines[ahead % HALVES] + column);
         }
     }
 }

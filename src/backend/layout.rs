@@ -14,9 +14,9 @@ const MAX_STEP: usize = 16;
 /// What the samples of a frame are.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Format {
-    /// Packed RGB, full range: what every backend takes.
+    /// Packed RGB, full range.
     Rgb(Depth),
-    /// Planes as video has them, for backends that say so ([`super::Backend::takes`]).
+    /// Planes as video has them.
     Video(Layout),
 }
 
@@ -126,6 +126,14 @@ pub struct Affine {
     pub matrix: [[f64; 3]; 3],
     /// One per result.
     pub offset: [f64; 3],
+}
+
+impl Affine {
+    /// The same in f32, with inputs and results in other units: 1 of them is `inputs` and `results` of those.
+    pub(super) fn scaled(&self, inputs: f64, results: f64) -> ([[f32; 3]; 3], [f32; 3]) {
+        let matrix = self.matrix.map(|row| row.map(|m| (m * results / inputs) as f32));
+        (matrix, self.offset.map(|offset| (offset * results) as f32))
+    }
 }
 
 impl Layout {

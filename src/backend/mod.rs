@@ -159,11 +159,6 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether memory is worth more than the time to read a map twice.
     const FRUGAL: bool;
 
-    /// Whether frames of this format go in and come out; all others have to be turned into packed RGB first.
-    fn takes(format: &Format) -> bool {
-        matches!(format, Format::Rgb(_))
-    }
-
     // --- weights, prepared once -------------------------------------------------------------------------------
 
     /// A vector `(c)` of per-channel factors or offsets.

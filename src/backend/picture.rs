@@ -43,7 +43,7 @@ pub enum Samples<'a> {
     U8(&'a [u8]),
     /// Packed RGB, three samples per pixel of 16 bits, 0..=65535, for sources of more than 8 bits.
     U16(&'a [u16]),
-    /// Planes in this layout, for backends that take it. Those that it does not have are not looked at.
+    /// Planes in this layout. Those that it does not have are not looked at.
     Planes(Layout, [Plane<'a>; PLANES]),
 }
 

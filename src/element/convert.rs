@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Buffers as frames of the upscaler: as they are where it takes their format, and otherwise every pixel format into packed
-//! RGB and back, by `GstVideoConverter` on the CPU.
+//! Buffers as frames of the upscaler: as they are where their format has a [`Layout`], and otherwise every pixel format into
+//! packed RGB and back, by `GstVideoConverter`.
 //!
 //! Only matrix and range change: the RGB side has the primaries and the transfer function of the other side, so colours and
 //! gamma are the source's. All that is not full-range RGB or grey of 8 bits goes through 16 bits: the converter's 8-bit matrix

@@ -367,13 +367,14 @@ impl FlashVsr {
             let mut state = self.state.lock();
             state.session = None;
             let Some(model) = state.model.clone() else { return Err(Failure::Flow(gst::FlowError::Flushing)) };
-            let formats = [in_info, out_info].map(|info| layout::format(info, &*model));
+            let formats = [in_info, out_info].map(layout::format);
             let [input, output] = formats;
             let stream = model.stream(geometry, Options { input, output, ..options }, self.cancel.clone())?;
             state.session = Some(Session::new(stream, geometry, formats, in_info, out_info, latency)?);
             for (info, format) in [(in_info, input), (out_info, output)] {
-                let place = if matches!(format, Format::Rgb(_)) { "the CPU" } else { "the model's device" };
-                gst::debug!(CAT, imp = self, "{} is converted on {place}", info.name());
+                let place =
+                    if matches!(format, Format::Rgb(_)) { "by GStreamer's converter" } else { "where the model runs" };
+                gst::debug!(CAT, imp = self, "{} is converted {place}", info.name());
             }
         }
         gst::info!(CAT, imp = self, "{} to {}, the model at {}", geometry.input, geometry.output, geometry.model);

@@ -8,15 +8,14 @@ use gst_video::{VideoChromaSite, VideoColorRange, VideoFormat, VideoFrameRef, Vi
 use super::convert::{depth, failed};
 use super::errors::Failure;
 use crate::upscaler::{
-    Chroma, Color, Component, Format, Frame, FrameMut, Layout, Model, PLANES, Plane, PlaneMut, Samples, SamplesMut,
+    Chroma, Color, Component, Format, Frame, FrameMut, Layout, PLANES, Plane, PlaneMut, Samples, SamplesMut,
 };
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// How `model` sees buffers of this format: as they are if it can, else as packed RGB.
-pub fn format(info: &VideoInfo, model: &dyn Model) -> Format {
-    let direct = layout(info).map(Format::Video).filter(|format| model.takes(format));
-    direct.unwrap_or(Format::Rgb(depth(info)))
+/// How the upscaler sees buffers of this format: as they are if there is a layout of them, else as packed RGB.
+pub fn format(info: &VideoInfo) -> Format {
+    layout(info).map_or_else(|| Format::Rgb(depth(info)), Format::Video)
 }
 
 /// The layout of buffers of this format; `None` where there is none, or where it would not tell all.

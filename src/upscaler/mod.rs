@@ -101,9 +101,6 @@ pub trait Model: Send + Sync {
     /// is more than there is.
     fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>>;
 
-    /// Whether streams take and give frames of this format; packed RGB they always do.
-    fn takes(&self, format: &Format) -> bool;
-
     /// The device that runs it, in words ("CPU, 8 threads").
     fn device(&self) -> String;
 

@@ -10,8 +10,7 @@ use once_cell::sync::Lazy;
 
 use super::engine::Upscaler;
 use super::registry::Shared;
-use super::{Cancel, Format, Geometry, Model, ModelSpec, Options, Stream, Version, plan, weight_bytes};
-use crate::backend::Backend;
+use super::{Cancel, Geometry, Model, ModelSpec, Options, Stream, Version, plan, weight_bytes};
 use crate::backend::cpu::CpuBackend;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
@@ -32,10 +31,6 @@ impl Model for CpuModel {
         let (backend, network) = (self.backend.clone(), self.network.clone());
         check_memory(plan(&network.config, geometry, options.clone())?.stream_bytes)?;
         Ok(Box::new(Upscaler::new(backend, network, geometry, options, cancel)?))
-    }
-
-    fn takes(&self, format: &Format) -> bool {
-        CpuBackend::takes(format)
     }
 
     fn device(&self) -> String {

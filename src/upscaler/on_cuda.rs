@@ -12,7 +12,6 @@ use super::{
     Cancel, Depth, Format, Frame, FrameMut, Geometry, Model, ModelSpec, Options, Plane, PlaneMut, Samples, SamplesMut,
     Size, Stream, Version,
 };
-use crate::backend::Backend;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::{CudaBackend, Precision};
 use crate::error::{Error, Result};
@@ -113,10 +112,6 @@ impl<D: Driver> Model for CudaModel<D> {
         let backend = Arc::new(CudaBackend::new(self.driver.clone(), self.precision)?);
         backend.arena().reserve(bytes)?;
         Ok(Box::new(Upscaler::new(backend, self.network.clone(), geometry, options, cancel)?))
-    }
-
-    fn takes(&self, format: &Format) -> bool {
-        CudaBackend::<D>::takes(format)
     }
 
     fn device(&self) -> String {

@@ -14,6 +14,7 @@ mod resize;
 mod rows;
 mod simd;
 mod tensor;
+mod video;
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::resize::Sample;
 use super::simd::{tanh, vectorised};
 use super::tensor::{CpuTensor, Halo, MapDims, fill_halo};
+use super::video::{self, Packed};
 use crate::backend::{Frame, FrameMut, Resizer, Rounding, Samples, SamplesMut};
 use crate::error::{Error, Result};
 
@@ -17,23 +18,22 @@ pub(super) fn ingest(frame: &Frame<'_>, resizer: &Resizer) -> Result<CpuTensor> 
         return Err(Error::Settings(format!("frame of {}x{}, expected {expected}", frame.width, frame.height)));
     }
     match frame.samples {
-        Samples::U8(samples) => ingest_samples(samples, frame, resizer),
-        Samples::U16(samples) => ingest_samples(samples, frame, resizer),
-        Samples::Planes(..) => Err(only_rgb()),
+        Samples::U8(samples) => ingest_samples(samples, frame.stride, resizer),
+        Samples::U16(samples) => ingest_samples(samples, frame.stride, resizer),
+        Samples::Planes(layout, planes) => match video::to_rgb(&layout, &planes, frame.size()) {
+            Packed::U8(samples) => ingest_samples(&samples, 3 * frame.width, resizer),
+            Packed::U16(samples) => ingest_samples(&samples, 3 * frame.width, resizer),
+        },
     }
 }
 
-/// The refusal of planes.
-fn only_rgb() -> Error {
-    Error::Settings("the CPU takes and gives packed RGB only".into())
-}
-
-fn ingest_samples<S: Sample>(samples: &[S], frame: &Frame<'_>, resizer: &Resizer) -> Result<CpuTensor> {
+fn ingest_samples<S: Sample>(samples: &[S], stride: usize, resizer: &Resizer) -> Result<CpuTensor> {
+    let input = resizer.geometry.input;
     let (rows, cols) = resizer.shown();
     let (height, width) = (resizer.geometry.model.height, resizer.geometry.model.width);
-    let mut resized = vec![S::default(); frame.height * 3 * cols];
+    let mut resized = vec![S::default(); input.height * 3 * cols];
     resized.par_chunks_mut(3 * cols).enumerate().for_each(|(y, out)| {
-        resizer.row(out, &samples[y * frame.stride..][..3 * frame.width]);
+        resizer.row(out, &samples[y * stride..][..3 * input.width]);
     });
     let mut out = vec![0.0f32; 3 * height * width];
     let (red, rest) = out.split_at_mut(height * width);
@@ -77,7 +77,7 @@ pub(super) fn emit(picture: &CpuTensor, rounding: Rounding, out: &mut FrameMut<'
     }
     let picture = picture.values()?;
     let planes = [&picture[..height * width], &picture[height * width..], &picture[2 * height * width..]];
-    let (cols, rows, stride) = (out.width, out.height, out.stride);
+    let (cols, rows, stride, size) = (out.width, out.height, out.stride, out.size());
     let half = match rounding {
         Rounding::Nearest => 0.5,
         Rounding::Truncate => 0.0,
@@ -85,14 +85,14 @@ pub(super) fn emit(picture: &CpuTensor, rounding: Rounding, out: &mut FrameMut<'
     match &mut out.samples {
         SamplesMut::U8(s) => emit_rows(s, planes, width, cols, rows, stride, |v| quantise(v, 255.0, half) as u8),
         SamplesMut::U16(s) => emit_rows(s, planes, width, cols, rows, stride, |v| quantise(v, 65535.0, half) as u16),
-        SamplesMut::Planes(..) => return Err(only_rgb()),
+        SamplesMut::Planes(layout, samples) => video::from_rgb(layout, samples, size, planes, width, half),
     }
     Ok(())
 }
 
 /// `clip((x + 1) * max / 2) + half`, to be truncated by the caller's cast (which saturates, and turns NaN into 0).
 #[inline(always)]
-fn quantise(value: f32, max: f32, half: f32) -> f32 {
+pub(super) fn quantise(value: f32, max: f32, half: f32) -> f32 {
     ((value + 1.0) * (max / 2.0)).clamp(0.0, max) + half
 }
 

@@ -11,9 +11,9 @@ use crate::backend::{HEAD_DIM, KvGroup, WINDOW_TOKENS};
 use crate::error::{Error, Result};
 
 const THREADS: u32 = 128;
-/// Queries, keys and values of a tile in 16 bits: 128, 64 and 64 rows of a head. In f32 64, 32 and 32 rows that are 4
+/// Queries, keys and values of a tile in 16 bits: 128, 32 and 32 rows of a head. In f32 64, 32 and 32 rows that are 4
 /// longer, and weights of 64 queries and 32 keys in such rows.
-const SHARED: [u32; 3] = [4 * (128 * 132 + 64 * 36), 2 * 256 * 128, 2 * 256 * 128];
+const SHARED: [u32; 3] = [4 * (128 * 132 + 64 * 36), 2 * 192 * 128, 2 * 192 * 128];
 
 const SPARSE_ATTENTION: Kernels = kernels!("attention", "sparse_attention", THREADS, SHARED);
 const CROSS_ATTENTION: Kernels = kernels!("attention", "cross_attention", THREADS, SHARED);

@@ -34,8 +34,8 @@ use candle_core::{DType, Device, Tensor};
 use parking_lot::Mutex;
 
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Finish, Format, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor,
-    KvGroup, Qkv, Rope, Rounding, WINDOW_TOKENS,
+    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup,
+    Qkv, Rope, Rounding, WINDOW_TOKENS,
 };
 use crate::error::{Error, Result};
 
@@ -230,10 +230,6 @@ impl<D: Driver> Backend for CudaBackend<D> {
 
     const QUEUED: bool = true;
     const FRUGAL: bool = true;
-
-    fn takes(_: &Format) -> bool {
-        true
-    }
 
     fn vector(&self, v: &HostTensor) -> Result<Weight> {
         self.weight(&flat(v)?, Precision::F32)

@@ -47,6 +47,12 @@ struct Affine {
     offset: [f32; 3],
 }
 
+impl From<([[f32; 3]; 3], [f32; 3])> for Affine {
+    fn from((matrix, offset): ([[f32; 3]; 3], [f32; 3])) -> Self {
+        Self { matrix, offset }
+    }
+}
+
 /// `ToRgbArgs` of yuv.cu.
 #[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
@@ -91,14 +97,6 @@ fn chroma(axis: Chroma, pixels: usize) -> Result<ChromaArgs> {
     Ok(ChromaArgs { count: index(axis.samples(pixels))?, halved, cosited: u32::from(axis == Chroma::Cosited) })
 }
 
-/// An affine map with its inputs and its results in other units: `1.0` of them is `inputs` and `results` of those.
-fn scaled(affine: &backend::Affine, inputs: f64, results: f64) -> Affine {
-    Affine {
-        matrix: affine.matrix.map(|row| row.map(|m| (m * results / inputs) as f32)),
-        offset: affine.offset.map(|offset| (offset * results) as f32),
-    }
-}
-
 /// The components of a frame whose planes lie one behind the other.
 fn components(layout: &Layout, size: Size, base: Address) -> Result<([Component; 3], Component)> {
     layout.check()?;
@@ -131,7 +129,7 @@ impl<D: Driver> CudaBackend<D> {
         let args = ToRgbArgs {
             components: components(layout, size, uploaded.address())?.0,
             rgb: rgb.address(),
-            affine: scaled(&layout.to_rgb(), 1.0, depth.largest()),
+            affine: layout.to_rgb().scaled(1.0, depth.largest()).into(),
             across: chroma(layout.across, size.width)?,
             down: chroma(layout.down, size.height)?,
             width: index(size.width)?,
@@ -163,7 +161,7 @@ impl<D: Driver> CudaBackend<D> {
             instead: instead.map_or(0, |(picture, _)| picture.address()),
             spoiled: instead.map_or(0, |(_, flag)| flag),
             components: [first, second, third, filler],
-            affine: scaled(&layout.from_rgb(), top, 1.0),
+            affine: layout.from_rgb().scaled(top, 1.0).into(),
             across: chroma(layout.across, frame.size.width)?,
             down: chroma(layout.down, frame.size.height)?,
             height: index(height)?,
