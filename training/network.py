@@ -22,8 +22,8 @@ DECODER_FILE = "TCDecoder.ckpt"
 PROMPT_FILE = "posi_prompt.pth"
 
 SMALL = {
-    "dim": 128, "heads": 1, "ffn": 256, "layers": 2, "text_dim": 16, "freq_dim": 256, "prompt_tokens": 4,
-    "lq_hidden": [48, 64], "decoder": [128, 64, 32, 16], "residual": True,
+    "dim": 128, "heads": 1, "ffn": 256, "layers": 3, "text_dim": 16, "freq_dim": 256, "prompt_tokens": 4,
+    "lq_hidden": [64, 64], "decoder": [128, 64, 32, 16], "residual": True,
 }
 
 
