@@ -44,6 +44,11 @@ class Degradation:
             quality=0 if rng.random() < 0.5 else int(rng.integers(60, 97)),
         )
 
+    def code(self):
+        """What the latents are to tell: scale, blur, noise, compression; each in about -2..2."""
+        return [2 * (np.log2(self.scale) - 1.5), 6 * self.blur / self.scale - 1, self.noise / 2 - 1,
+                (100 - self.quality) / 15 - 1 if self.quality else -1.5]
+
     def reduce(self, clip, rng):
         """The small, degraded clip: what a camera or a film file would have given."""
         _, height, width, _ = clip.shape

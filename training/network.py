@@ -22,8 +22,8 @@ DECODER_FILE = "TCDecoder.ckpt"
 PROMPT_FILE = "posi_prompt.pth"
 
 SMALL = {
-    "dim": 128, "heads": 1, "ffn": 256, "layers": 3, "text_dim": 16, "freq_dim": 256, "prompt_tokens": 4,
-    "lq_hidden": [64, 64], "decoder": [128, 64, 32, 16], "residual": True,
+    "dim": 128, "heads": 1, "ffn": 256, "layers": 2, "text_dim": 16, "freq_dim": 256, "prompt_tokens": 4,
+    "lq_hidden": [48, 64], "decoder": [128, 64, 32, 16], "residual": True,
 }
 
 
@@ -313,6 +313,7 @@ class TcDecoder(nn.Module):
 
         def conv(inputs, outputs, bias=False):
             return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+        self.reading = nn.Parameter(torch.zeros(c0, 4))
         nothing = nn.Identity
         self.decoder = nn.ModuleList([
             nothing(), conv(768 + LATENT_CHANNELS, c0, True), nothing(), conv(c0, c0), nothing(),
@@ -326,7 +327,8 @@ class TcDecoder(nn.Module):
         d = self.decoder
         x = torch.cat([space_to_depth(condition), latents.transpose(1, 2)], 2).flatten(0, 1)
         x = torch.tanh(x.contiguous(memory_format=torch.channels_last) / 3) * 3
-        return F.relu(d[3](F.relu(d[1](x))))
+        y = d[1](x) + torch.einsum("nchw,oc->nohw", x[:, 768:772], self.reading.to(x.dtype))
+        return F.relu(d[3](F.relu(y)))
 
     def stage(self, number, x, n, memory, memory_after):
         """Stage 0, 1 or 2: enlarge (but in stage 0), then three memory blocks."""
@@ -419,7 +421,8 @@ def save(model, folder, dtype=torch.float16):
     os.makedirs(folder, exist_ok=True)
 
     def cast(module):
-        return {key: value.detach().cpu().to(dtype).contiguous() for key, value in module.state_dict().items()}
+        values = module.state_dict().items()
+        return {key: value.detach().cpu().to(dtype).contiguous() for key, value in values if key != "reading"}
     save_file(cast(model.dit), f"{folder}/{DIT_FILE}")
     torch.save(cast(model.lq), f"{folder}/{LQ_FILE}")
     torch.save(cast(model.decoder), f"{folder}/{DECODER_FILE}")
@@ -440,6 +443,6 @@ def load(folder, config=None):
     model = FlashVsr(config)
     model.dit.load_state_dict(wide(load_file(f"{folder}/{DIT_FILE}")))
     model.lq.load_state_dict(wide(torch.load(f"{folder}/{LQ_FILE}", weights_only=True)))
-    model.decoder.load_state_dict(wide(torch.load(f"{folder}/{DECODER_FILE}", weights_only=True)))
+    model.decoder.load_state_dict(wide(torch.load(f"{folder}/{DECODER_FILE}", weights_only=True)), strict=False)
     model.prompt.data = torch.load(f"{folder}/{PROMPT_FILE}", weights_only=True).float()
     return model

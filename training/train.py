@@ -154,8 +154,9 @@ class Loader:
         t, y, x = (rng.integers(have - want + 1) for have, want in zip(clip.shape, (frames, size, size)))
         target = augment(np.array(clip[t:t + frames, y:y + size, x:x + size]), rng)
         scale = self.scale(rng)
-        source = Degradation.random(rng, scale).apply(target, rng)
-        return measure.to_model(source), measure.to_model(target), scale
+        degradation = Degradation.random(rng, scale)
+        source = degradation.apply(target, rng)
+        return measure.to_model(source), measure.to_model(target), (scale, degradation.code())
 
     def batch(self, rng, kind):
         _, size, count, cuts = BATCHES[kind]
@@ -215,29 +216,6 @@ def coarse(condition, rng):
     return condition * keep + smooth * (1 - keep), keep.flatten().bool()
 
 
-@torch.no_grad()
-def widened(model, config):
-    """The same function with the sizes of `config`: more LQ channels and more DiT blocks, which do nothing yet."""
-    wide = network.FlashVsr(config)
-    before, after = model.config["lq_hidden"][0], config["lq_hidden"][0]
-    own, values = model.state_dict(), wide.state_dict()
-    for key, value in values.items():
-        if key in own and own[key].shape == value.shape:
-            value.copy_(own[key])
-    lq = wide.lq
-    # New channels are faint, so that the norm over all channels hardly changes but for their number.
-    lq.conv1.weight[:before], lq.conv1.bias[:before] = model.lq.conv1.weight, model.lq.conv1.bias
-    lq.conv1.weight[before:] *= 0.1
-    lq.conv1.bias[before:] = 0
-    lq.norm1.gamma[:before] = model.lq.norm1.gamma * (before / after) ** 0.5
-    lq.conv2.weight[:, :before], lq.conv2.weight[:, before:] = model.lq.conv2.weight, 0
-    for block in wide.dit.blocks[model.config["layers"]:]:
-        for last in (block.self_attn.o, block.cross_attn.o, block.ffn[2]):
-            last.weight.zero_()
-            last.bias.zero_()
-    return wide
-
-
 class Validation:
     """Gains over bicubic on held-out worlds, streamed as in use."""
 
@@ -288,12 +266,10 @@ class Training:
         self.step, self.best = 0, -math.inf
         self.model, self.frozen = self.starting_model()
         self.average = copy.deepcopy(self.model)
-        if args.latents_only:
-            self.keep_decoder()
-        parts = [(self.model.decoder.parameters(), 1.0),
+        decoder = [p for p in self.model.decoder.parameters() if p is not self.model.decoder.reading]
+        parts = [(decoder, 0.5), ([self.model.decoder.reading], 4.0),
                  ([*self.model.dit.parameters(), *self.model.lq.parameters(), self.model.prompt], args.dit_rate)]
-        groups = [{"params": [p for p in params if p.requires_grad], "factor": factor} for params, factor in parts]
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [{"params": list(params), "factor": factor} for params, factor in parts]
         if args.optimizer == "muon":
             self.optimizer = Muon(groups, args.lr)
         else:
@@ -316,23 +292,16 @@ class Training:
         source, target = self.first_clips(12 if self.args.start else 32)
         if self.args.start:
             model = network.load(self.args.start)
+            with torch.no_grad():
+                model.decoder.decoder[1].weight[:, 768:772] = 0
+                pass
             self.log("start from", os.path.basename(os.path.normpath(self.args.start)))
-            if self.args.latents_only:
-                model = widened(model, network.SMALL)
         else:
             import closed_form
             model = network.FlashVsr(network.SMALL)
             closed_form.initialise(model, source, target, self.log)
         frozen = centre(model.decoder, source[:12], fold=not self.args.start)
         return model.to(self.device), frozen
-
-    def keep_decoder(self):
-        """Train only what makes the latents, and the weights by which the decoder reads them."""
-        reading = self.model.decoder.decoder[1].weight
-        for parameter in self.model.decoder.parameters():
-            parameter.requires_grad_(parameter is reading)
-        self.frozen = [(p, rows) for p, rows in self.frozen if p is reading]
-        self.frozen.append((reading, (slice(None), slice(0, 768))))
 
     def resume(self):
         path = f"{self.args.out}/state.pt"
@@ -376,16 +345,17 @@ class Training:
         noise = torch.from_numpy(rng.standard_normal((n, 16, sum(windows), height // 8, width // 8), np.float32))
         latents, _ = self.model.latents(source, noise.to(self.device), windows)
         source, target = source[:, :, :frames - 4], target[:, :, :frames - 4]
-        mixed = progress < 0.6 and not self.args.latents_only
-        condition, whole = coarse(source, rng) if mixed else (source, [True] * n)
+        condition, whole = (source, [True] * n)
         with torch.autocast(self.device, torch.bfloat16, cache_enabled=False):
             output, _ = self.model.decode(latents, condition)
         if self.model.config.get("residual"):
             output = output - condition + source
         loss, gain = objective(output, target, source)
-        loss = loss + 0.01 * F.relu(latents.abs() - 2).square().mean()
-        gains = [(scale, g) for scale, g, detailed in zip(scales, gain.tolist(), whole) if detailed]
-        return torch.autograd.grad(loss, self.trained), loss.item(), gains, latents.std().item()
+        codes = torch.tensor([code for _, code in scales], dtype=torch.float32)[:, :, None, None, None]
+        missed = (latents[:, :4].float() - codes).square().mean()
+        loss = loss + 0.3 * missed + 0.01 * F.relu(latents[:, 4:].abs() - 2).square().mean()
+        gains = [(scale, g) for (scale, _), g, detailed in zip(scales, gain.tolist(), whole) if detailed]
+        return torch.autograd.grad(loss, list(self.model.parameters())), loss.item(), gains, missed.item()
 
     def train_step(self):
         progress = self.progress.value
@@ -394,11 +364,11 @@ class Training:
         jobs = [self.pool.submit(self.gradients, batch, [self.args.seed, self.step, number], progress)
                 for number, batch in enumerate(self.loader.get(progress))]
         gradients, losses, gains, spreads = zip(*[job.result() for job in jobs])
-        for parameter, *parts in zip(self.trained, *gradients):
+        for parameter, *parts in zip(self.model.parameters(), *gradients):
             parameter.grad = sum(parts) / len(parts)
         for parameter, rows in self.frozen:
             parameter.grad[rows] = 0
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
@@ -440,8 +410,6 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--clips", help="folder made by clips.py (default: OUT/clips, which is filled on the way)")
     parser.add_argument("--start", help="model folder to start from (default: closed form)")
-    parser.add_argument("--latents-only", action="store_true",
-                        help="leave the decoder of --start as it is, so that every gain is the latents'")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--until", help="deadline as HH:MM instead of --minutes")
     parser.add_argument("--steps", type=int, default=0, help="number of steps instead of a deadline (repeatable)")
