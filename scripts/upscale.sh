@@ -16,8 +16,8 @@ if [ $# -eq 0 ]; then
     set -- clip.mp4 clip-upscaled.mp4 --compare
     echo "no file given: making clip.mp4, two seconds of H.264 and AAC" >&2
     gst-launch-1.0 -q mp4mux name=mux ! filesink location=clip.mp4 \
-        videotestsrc num-buffers=50 pattern=smpte ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 \
-        ! timeoverlay ! x264enc ! h264parse ! queue ! mux. \
+        videotestsrc num-buffers=50 pattern=smpte horizontal-speed=2 ! video/x-raw,format=I420,width=160,height=120,framerate=25/1 \
+        ! x264enc ! h264parse ! queue ! mux. \
         audiotestsrc num-buffers=86 samplesperbuffer=1024 ! audio/x-raw,rate=44100,channels=2 \
         ! audioconvert ! avenc_aac ! queue ! mux.
 fi
