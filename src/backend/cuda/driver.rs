@@ -157,8 +157,7 @@ pub trait Queue: Send + Sync + 'static {
     fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()>;
 
     /// Has a library do a product. If there is none, or it declines, this is false and nothing was done.
-    fn multiply(&self, product: &Product) -> Result<bool> {
-        let _ = product;
+    fn multiply(&self, _: &Product) -> Result<bool> {
         Ok(false)
     }
 

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::driver::{Driver, Product, Queue};
+use super::driver::{Driver, Queue};
 use super::linear::CudaLinear;
 use super::{CudaBackend, Precision};
 use crate::backend::Epilogue;
 use crate::error::{Error, Result};
 
 /// Memory for the library's own use: what NVIDIA advises for Hopper (cuBLAS documentation, section "cublasSetWorkspace").
-const WORKSPACE_BYTES: usize = 32 << 20;
+pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
 /// Rows for each multiprocessor when it is timed: about a steady window at 1408x768 on an H200.
 const ROWS: usize = 64;
 /// Products from one look at the clock to the next, so that waking up does not count.
@@ -89,18 +89,20 @@ impl<D: Driver> CudaBackend<D> {
         if let Some(times) = known {
             return if times.library_wins() { library() } else { own() };
         }
-        let (own, library) = (own()?, library()?);
-        let times = match self.time([&own, &library], sides) {
-            Ok([own, library]) => Times { own, library },
+        let own = own()?;
+        match library().and_then(|library| Ok((self.time([&own, &library], sides)?, library))) {
+            Ok((times, library)) => {
+                self.library.timed.lock().insert(sides, times);
+                Ok(if times.library_wins() { library } else { own })
+            }
             // It was but to be faster; what is too little for this may be enough for a stream.
-            Err(Error::NoSpace { .. }) => return Ok(own),
-            Err(error) => return Err(error),
-        };
-        self.library.timed.lock().insert(sides, times);
-        Ok(if times.library_wins() { library } else { own })
+            Err(Error::NoSpace { .. }) => Ok(own),
+            Err(error) => Err(error),
+        }
     }
 
-    fn time(&self, layers: [&CudaLinear; 2], (inputs, _): Sides) -> Result<[Duration; 2]> {
+    /// Times the same products with our layer and with the library's.
+    fn time(&self, layers: [&CudaLinear; 2], (inputs, _): Sides) -> Result<Times> {
         let x = self.empty_rows(ROWS * self.multiprocessors, inputs)?;
         self.queue.fill(x.address(), FILLING, x.shape.len() * x.precision.bytes())?;
         let mut best = [Duration::MAX; 2];
@@ -117,13 +119,8 @@ impl<D: Driver> CudaBackend<D> {
                 }
             }
         }
-        Ok(best)
-    }
-
-    /// Has the library do `product`, but for its workspace.
-    pub(super) fn multiply(&self, product: Product) -> Result<bool> {
-        let workspace = self.arena.place(WORKSPACE_BYTES)?;
-        self.queue.multiply(&Product { workspace: (workspace.address(), WORKSPACE_BYTES), ..product })
+        let [own, library] = best;
+        Ok(Times { own, library })
     }
 
     /// The library that multiplies here, and for which layers, once a network is loaded; none if there is none.

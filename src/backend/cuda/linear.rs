@@ -2,7 +2,8 @@
 
 //! Linear layers: `kernels/linear.cu`.
 
-use super::driver::{Address, Args, Driver, Product, kernels};
+use super::driver::{Address, Args, Driver, Product, Queue, kernels};
+use super::library::WORKSPACE_BYTES;
 use super::product::{HOPPER_THREADS, Packed, THREADS, Tile};
 use super::{CudaBackend, CudaTensor, Kernels, Precision, Weight, flat, index};
 use crate::backend::{Epilogue, HostTensor};
@@ -100,6 +101,7 @@ impl<D: Driver> CudaBackend<D> {
         }
         let residual = residual.map_or(0, CudaTensor::address);
         if let Some(bias) = library_bias {
+            let workspace = self.arena.place(WORKSPACE_BYTES)?;
             let product = Product {
                 x: x.address(),
                 weights: packed.weights.address(),
@@ -112,9 +114,9 @@ impl<D: Driver> CudaBackend<D> {
                 depth: packed.depth as usize,
                 gelu: matches!(epilogue, Epilogue::Gelu),
                 precision: self.precision,
-                workspace: (0, 0),
+                workspace: (workspace.address(), WORKSPACE_BYTES),
             };
-            if self.multiply(product)? {
+            if self.queue.multiply(&product)? {
                 return Ok(out);
             }
         }
