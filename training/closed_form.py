@@ -14,7 +14,6 @@ from network import grow_and_enlarge, space_to_depth
 
 OFFSET = 0.3     # keeps the three colour channels of the last stage positive
 SAMPLES = 150_000
-LARGE = 24.0     # two constant token channels that fix the LayerNorm's scale
 
 
 def patches(video, t, s):
@@ -193,44 +192,8 @@ class DecoderStart:
         d[26].bias.fill_(-OFFSET)
 
 
-def initialise_dit(model):
-    """Noise passes nearly linearly through channels 0..63, LQ tokens through 64..D-3; gates start small, so that
-    the clean latent (noise - prediction) is a linear read-out of the LQ features."""
-    dit, dim, gain = model.dit, model.dit.dim, 0.5
-    patch = dit.patch_embedding
-    patch.weight.zero_()
-    patch.bias.zero_()
-    for index in range(64):
-        row, column, channel = index // 32, index // 16 % 2, index % 16
-        patch.weight[index, channel, 0, row, column] = gain
-    patch.bias[dim - 2], patch.bias[dim - 1] = LARGE, -LARGE
-    linear = model.lq.linear_layers[0]
-    linear.weight.zero_()
-    linear.bias.zero_()
-    linear.weight[64:-2].normal_(0, 0.6 / linear.in_features ** 0.5)
-    for block in dit.blocks:
-        for attention in (block.self_attn, block.cross_attn):
-            attention.o.bias.zero_()
-        block.cross_attn.o.weight.mul_(0.02)
-        block.self_attn.o.weight.mul_(0.3)
-        block.ffn[2].weight.mul_(0.3)
-        block.ffn[2].bias.zero_()
-        block.modulation[:, 2] = block.modulation[:, 5] = 0.1
-    dit.time_projection[1].weight.zero_()
-    dit.time_projection[1].bias.zero_()
-    dit.time_embedding[2].weight.mul_(0.01)
-    dit.time_embedding[2].bias.zero_()
-    deviation = ((2 * LARGE ** 2 + 64 * gain ** 2 + 0.3 * (dim - 66)) / dim) ** 0.5
-    head = dit.head.head
-    head.weight.zero_()
-    head.bias.zero_()
-    head.weight[torch.arange(64), torch.arange(64)] = deviation / gain
-    head.weight[:, 64:-2].normal_(0, 0.5 * deviation / (dim - 66) ** 0.5)
-
-
 @torch.no_grad()
 def initialise(model, source, target, log=print):
-    """Set a fresh model from clips in model range (n,3,4k,H,W)."""
+    """Set a fresh model's decoder from clips in model range (n,3,4k,H,W)."""
     wanted = (target - source + 1) / 2 if model.config.get("residual") else (target + 1) / 2
     DecoderStart(model.decoder, source, wanted, log).run()
-    initialise_dit(model)

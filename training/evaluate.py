@@ -4,7 +4,8 @@
     python evaluate.py MODEL [--photos FOLDER] [--frames 29] [--picture compare.png]
 
 Photographs get a slow pan, zoom and turn; they serve for evaluation only, never for training. A model is streamed in
-windows as in use, with the AdaIN colour fix and 8-bit truncation. `seam` is the PSNR gain in the four frames around
+windows as in use, with the AdaIN colour fix and 8-bit truncation. With --told N the question is instead how well the
+latents tell the degradation of N clips, each of another world and degraded in another way. `seam` is the PSNR gain in the four frames around
 window boundaries minus the gain in the others: well below zero, a seam would show.
 """
 
@@ -18,9 +19,12 @@ from PIL import Image
 
 import measure
 import network
+import telling
 from clips import World, turn
 from degrade import Degradation
+from train import Loader
 
+FIRST_WORLD = 90
 KINDS = {"clean": Degradation.clean, "mild": Degradation.mild}
 
 
@@ -57,6 +61,25 @@ def compare(source, output, target):
     return row
 
 
+@torch.no_grad()
+def told(model, count, size):
+    """Prints each answer's variance over the clips and which share of it the mean latents of a window of 6 explain."""
+    rows = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        target = World(FIRST_WORLD + number).clips(1, 25, size)[0]
+        degradation = Degradation.random(rng, Loader.scale(rng))
+        source, target = measure.to_model(degradation.apply(target, rng)), measure.to_model(target)
+        noise = torch.from_numpy(rng.standard_normal((1, 16, 6, size // 8, size // 8), np.float32))
+        latents = model.latents(source, noise, [6])[0][0, :telling.ANSWERS].mean((1, 2, 3))
+        rows.append(torch.stack([telling.answers(source[0], target[0], degradation), latents]))
+    answers, latents = torch.stack(rows, 1)
+    variance = answers.var(0, unbiased=False)
+    explained = 1 - (latents - answers).square().mean(0) / variance
+    for name, of, share in zip(telling.NAMES, variance.tolist(), explained.tolist()):
+        print(f"{name:24} variance {of:.3f} explained {share:+.2f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -68,12 +91,15 @@ def main():
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--blind", action="store_true", help="with zeros for latents: what is lost tells their worth")
+    parser.add_argument("--told", type=int, default=0, metavar="N", help="how well the latents tell N degradations")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where torch's autocast does")
     parser.add_argument("--picture", help="write bicubic, ours and original side by side")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = network.load(args.model).eval()
-    worlds = range(90, 90 + args.worlds)
+    if args.told:
+        return told(model, args.told, args.size)
+    worlds = range(FIRST_WORLD, FIRST_WORLD + args.worlds)
     sets = {}
     if args.worlds:
         sets["procedural"] = [(f"world {n}", World(n).clips(1, args.frames, args.size)[0]) for n in worlds]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 BORDER = 4
+LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219  # weights of R, G, B in the luma of BT.601
 
 
 def to_model(clip):
@@ -21,7 +22,7 @@ def to_bytes(video):
 def luma(clip):
     """Studio-range luma (frames, height, width), without the border."""
     inner = clip[:, BORDER:-BORDER, BORDER:-BORDER].astype(np.float32)
-    return torch.from_numpy(inner @ np.array([65.481, 128.553, 24.966], np.float32) / 255 + 16)
+    return torch.from_numpy(inner @ (LUMA * 219 / 255).numpy() + 16)
 
 
 def psnr(a, b):

@@ -30,23 +30,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import closed_form
 import measure
 import network
+import telling
 from centring import centre, plain
 from clips import World
 from degrade import Degradation, augment
 from muon import Muon
 
-LUMA = torch.tensor([65.481, 128.553, 24.966]) / 219
 # Share, crop size, clips per worker, and the ways to cut the latent frames into windows. The first kind of batch
-# teaches variety, the second time (window seams), the third space (several attention blocks).
+# teaches variety, the second time (window seams), the third space (several attention blocks). A first window of 2 in a
+# crop of one block is left out: attention would have a single block to choose from, and drops that.
 BATCHES = {
-    "many": (0.65, 128, 2, [[4], [2, 2]]),
-    "long": (0.25, 128, 1, [[6, 2], [4, 2, 2], [2, 2, 2, 2]]),
+    "many": (0.65, 128, 2, [[4]]),
+    "long": (0.25, 128, 1, [[6, 2], [4, 2, 2]]),
     "large": (0.10, 256, 1, [[4], [2, 2]]),
 }
-
-
+TELLING_CLIPS = 1000  # from which projection and transformer begin to tell the degradation
 # Sides of the clips that a training makes itself, how many worlds of each, and the number of the first.
 WORLDS = ((192, 400, 0), (256, 80, 500))
 
@@ -115,7 +116,7 @@ class Loader:
     """Makes batches in threads: crops of the clips in a folder (which may still be filling), augmented, degraded."""
 
     def __init__(self, folder, workers):
-        self.folder, self.workers, self.progress, self.queue = folder, workers, 0.0, queue.Queue(4)
+        self.folder, self.workers, self.queue = folder, workers, queue.Queue(4)
         self.sides, self.listed, self.lock = {}, 0.0, threading.Lock()
         if not self.files(128):
             raise SystemExit(f"no clips in {folder}: make some with clips.py")
@@ -153,26 +154,26 @@ class Loader:
         clip = clips[rng.integers(len(clips))]
         t, y, x = (rng.integers(have - want + 1) for have, want in zip(clip.shape, (frames, size, size)))
         target = augment(np.array(clip[t:t + frames, y:y + size, x:x + size]), rng)
-        scale = self.scale(rng)
-        source = Degradation.random(rng, scale).apply(target, rng)
-        return measure.to_model(source), measure.to_model(target), scale
+        degradation = Degradation.random(rng, self.scale(rng))
+        source = measure.to_model(degradation.apply(target, rng))
+        target = measure.to_model(target)
+        return source, target, degradation.scale, telling.answers(source[0], target[0], degradation)
 
     def batch(self, rng, kind):
         _, size, count, cuts = BATCHES[kind]
         windows = cuts[rng.integers(len(cuts))]
         frames = 4 * sum(windows) + 1
-        source, target, scales = zip(*[self.sample(rng, frames, size) for _ in range(count)])
-        return torch.cat(source), torch.cat(target), scales, windows
+        source, target, scales, told = zip(*[self.sample(rng, frames, size) for _ in range(count)])
+        return torch.cat(source), torch.cat(target), scales, torch.stack(told), windows
 
-    def get(self, progress):
-        """One batch per worker, all of one kind: (source, target, scales, windows)."""
-        self.progress = progress
+    def get(self):
+        """One batch per worker, all of one kind: (source, target, scales, answers, windows)."""
         return self.queue.get()
 
 
 def with_luma(error):
     """(n,3,...) -> (n,5,...): the three channels, and luma twice."""
-    y = torch.einsum("nctyx,c->ntyx", error, LUMA.to(error))[:, None]
+    y = torch.einsum("nctyx,c->ntyx", error, measure.LUMA.to(error))[:, None]
     return torch.cat([error, y, y], 1)
 
 
@@ -204,15 +205,6 @@ def objective(output, target, source):
         loss = loss + weight * (own / (reference + 0.004) - 1)
     gain = 10 * torch.log10((bicubic[0] + 1e-7) / (ours[0].detach() + 1e-7))
     return loss.mean(), gain
-
-
-def coarse(condition, rng):
-    """Now and then a condition without detail, which leaves the detail to the latents."""
-    n, c, t, height, width = condition.shape
-    small = F.avg_pool2d(condition.transpose(1, 2).flatten(0, 1), 8)
-    smooth = F.interpolate(small, (height, width), mode="bilinear").reshape(n, t, c, height, width).transpose(1, 2)
-    keep = torch.from_numpy(rng.random(n) >= 0.1).to(condition).view(n, 1, 1, 1, 1)
-    return condition * keep + smooth * (1 - keep), keep.flatten().bool()
 
 
 class Validation:
@@ -264,10 +256,12 @@ class Training:
         self.progress = Progress(deadline, args.steps, f"{args.out}/until")
         self.step, self.best = 0, -math.inf
         self.model, self.frozen = self.starting_model()
+        # The filter bank stays: its inputs are nearly all mean brightness, so every step would let that in.
+        self.model.lq.requires_grad_(False)
         self.average = copy.deepcopy(self.model)
-        parts = [(self.model.decoder.parameters(), 1.0),
-                 ([*self.model.dit.parameters(), *self.model.lq.parameters(), self.model.prompt], args.dit_rate)]
-        groups = [{"params": list(params), "factor": factor} for params, factor in parts]
+        decoder, transformer = list(self.model.decoder.parameters()), [*self.model.dit.parameters(), self.model.prompt]
+        self.trained = decoder + transformer
+        groups = [{"params": decoder, "factor": 1.0}, {"params": transformer, "factor": args.dit_rate}]
         if args.optimizer == "muon":
             self.optimizer = Muon(groups, args.lr)
         else:
@@ -283,18 +277,19 @@ class Training:
         self.log_file.flush()
 
     def first_clips(self, count):
-        pairs = [self.loader.sample(np.random.default_rng(number), 16, 128)[:2] for number in range(count)]
-        return (torch.cat(z) for z in zip(*pairs))
+        return [self.loader.sample(np.random.default_rng(number), 17, 128) for number in range(count)]
 
     def starting_model(self):
-        source, target = self.first_clips(12 if self.args.start else 32)
+        source, target = (torch.cat(z)[:, :, :16] for z in list(zip(*self.first_clips(32)))[:2])
         if self.args.start:
             model = network.load(self.args.start)
             self.log("start from", os.path.basename(os.path.normpath(self.args.start)))
         else:
-            import closed_form
             model = network.FlashVsr(network.SMALL)
             closed_form.initialise(model, source, target, self.log)
+        if self.args.tell or not self.args.start:
+            clips = [(source, told, [4]) for source, _, _, told in self.first_clips(TELLING_CLIPS)]
+            telling.initialise(model, clips, self.log)
         frozen = centre(model.decoder, source[:12], fold=not self.args.start)
         return model.to(self.device), frozen
 
@@ -330,38 +325,35 @@ class Training:
             self.best = float(score)
             shutil.copytree(f"{self.args.out}/latest", f"{self.args.out}/best", dirs_exist_ok=True)
 
-    def gradients(self, batch, seed, progress):
+    def gradients(self, batch, seed):
         """What one worker does: gradients of one batch, and numbers for the log."""
         torch.set_num_threads(self.args.threads)
         rng = np.random.default_rng(seed)
-        source, target, scales, windows = batch
-        source, target = source.to(self.device), target.to(self.device)
+        source, target, scales, told, windows = batch
+        source, target, told = (x.to(self.device) for x in (source, target, told))
         n, _, frames, height, width = source.shape
         noise = torch.from_numpy(rng.standard_normal((n, 16, sum(windows), height // 8, width // 8), np.float32))
         latents, _ = self.model.latents(source, noise.to(self.device), windows)
         source, target = source[:, :, :frames - 4], target[:, :, :frames - 4]
-        condition, whole = coarse(source, rng) if progress < 0.6 else (source, [True] * n)
         with torch.autocast(self.device, torch.bfloat16, cache_enabled=False):
-            output, _ = self.model.decode(latents, condition)
-        if self.model.config.get("residual"):
-            output = output - condition + source
+            output, _ = self.model.decode(latents, source)
         loss, gain = objective(output, target, source)
-        loss = loss + 0.01 * F.relu(latents.abs() - 2).square().mean()
-        gains = [(scale, g) for scale, g, detailed in zip(scales, gain.tolist(), whole) if detailed]
-        return torch.autograd.grad(loss, list(self.model.parameters())), loss.item(), gains, latents.std().item()
+        missed = (latents[:, :telling.ANSWERS] - told[:, :, None, None, None]).square().mean()
+        loss = loss + 0.1 * missed + 0.01 * F.relu(latents.abs() - 2).square().mean()
+        gradients = torch.autograd.grad(loss, self.trained)
+        return gradients, loss.item(), list(zip(scales, gain.tolist())), missed.item()
 
     def train_step(self):
-        progress = self.progress.value
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.args.lr, self.step, progress) * group["factor"]
-        jobs = [self.pool.submit(self.gradients, batch, [self.args.seed, self.step, number], progress)
-                for number, batch in enumerate(self.loader.get(progress))]
-        gradients, losses, gains, spreads = zip(*[job.result() for job in jobs])
-        for parameter, *parts in zip(self.model.parameters(), *gradients):
+            group["lr"] = learning_rate(self.args.lr, self.step, self.progress.value) * group["factor"]
+        jobs = [self.pool.submit(self.gradients, batch, [self.args.seed, self.step, number])
+                for number, batch in enumerate(self.loader.get())]
+        gradients, losses, gains, missed = zip(*[job.result() for job in jobs])
+        for parameter, *parts in zip(self.trained, *gradients):
             parameter.grad = sum(parts) / len(parts)
         for parameter, rows in self.frozen:
             parameter.grad[rows] = 0
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         if torch.isfinite(norm):
             self.optimizer.step()
         self.step += 1
@@ -369,7 +361,7 @@ class Training:
         with torch.no_grad():
             for slow, fast in zip(self.average.parameters(), self.model.parameters()):
                 slow.lerp_(fast, 1 - decay)
-        return np.mean(losses), norm.item(), sum(gains, []), np.mean(spreads)
+        return np.mean(losses), norm.item(), sum(gains, []), np.mean(missed)
 
     def run(self):
         args = self.args
@@ -383,11 +375,11 @@ class Training:
             recent.append(self.train_step())
             self.progress.advance()
             if self.step % 50 == 0:
-                loss, norm, _, spread = (np.mean([r[i] for r in recent]) if i != 2 else 0 for i in range(4))
+                loss, norm, _, missed = (np.mean([r[i] for r in recent]) if i != 2 else 0 for i in range(4))
                 means = [np.mean([g for r in recent for s, g in r[2] if s == kind] or [math.nan]) for kind in (2, 4)]
                 self.log(f"{self.step} progress {self.progress.value:.3f} left {self.progress.remaining_steps()} "
                          f"lr {self.optimizer.param_groups[0]['lr']:.1e} loss {loss:.4f} gradient {norm:.3f} "
-                         f"x2 {means[0]:+.2f} dB x4 {means[1]:+.2f} dB latents {spread:.2f} "
+                         f"x2 {means[0]:+.2f} dB x4 {means[1]:+.2f} dB untold {missed:.3f} "
                          f"{self.progress.step_time:.2f} s/step queue {self.loader.queue.qsize()}")
                 recent = []
             if time.time() - last > 60 * args.evaluate_minutes:
@@ -403,11 +395,12 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--clips", help="folder made by clips.py (default: OUT/clips, which is filled on the way)")
     parser.add_argument("--start", help="model folder to start from (default: closed form)")
+    parser.add_argument("--tell", action="store_true", help="start projection and transformer anew, in closed form")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--until", help="deadline as HH:MM instead of --minutes")
     parser.add_argument("--steps", type=int, default=0, help="number of steps instead of a deadline (repeatable)")
     parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--dit-rate", type=float, default=0.5, help="learning rate of DiT and projection, relative")
+    parser.add_argument("--dit-rate", type=float, default=0.2, help="learning rate of the transformer, relative")
     parser.add_argument("--optimizer", choices=["adam", "muon"], default="muon")
     parser.add_argument("--ema", type=float, default=0.997)
     parser.add_argument("--device", default="cpu")
