@@ -4,9 +4,9 @@
     python evaluate.py MODEL [--photos FOLDER] [--frames 29] [--picture compare.png]
 
 Photographs get a slow pan, zoom and turn; they serve for evaluation only, never for training. A model is streamed in
-windows as in use, with the AdaIN colour fix and 8-bit truncation. With --told N the question is instead how well the
-latents tell the degradation of N clips, each of another world and degraded in another way. `seam` is the PSNR gain in the four frames around
-window boundaries minus the gain in the others: well below zero, a seam would show.
+windows as in use, with the AdaIN colour fix and 8-bit truncation. `seam` is the PSNR gain in the four frames around
+window boundaries minus the gain in the others: well below zero, a seam would show. With --told N the question is
+instead how well the latents tell the degradation of N clips, each of another world and degraded in another way.
 """
 
 import argparse

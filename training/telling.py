@@ -17,7 +17,6 @@ All of it is trained on afterwards, together with the decoder, which begins to r
 
 import math
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -74,7 +73,7 @@ def answers(source, target, degradation):
         s, t = a[..., band], b[..., band]
         product, ss, tt = ((x * y).mean().item() for x, y in ((s, t), (s, s), (t, t)))
         alike.append(3 * product / math.sqrt((ss + 1e-7) * (tt + 1e-7)) - 2)
-        stronger.append(float(np.clip(math.log((tt + 1e-5) / (ss + 1e-5)), -3, 3)))
+        stronger.append(max(-3, min(3, math.log((tt + 1e-5) / (ss + 1e-5)))))
     quality = (100 - degradation.quality) / 15 - 1 if degradation.quality else -1.5
     told = [2 * (math.log2(degradation.scale) - 1.5), degradation.noise / 2 - 1, quality]
     return torch.tensor([*told, *alike, *stronger[1:4]])
@@ -133,32 +132,18 @@ def spread(dim):
     return math.sqrt((2 * LARGE ** 2 + 64 * GAIN ** 2 + 2 * FEATURES + ANSWERS) / dim)
 
 
-class Listening:
-    """Inputs of a layer while a model runs."""
-
-    def __init__(self, layer):
-        self.layer, self.heard = layer, []
-
-    def __enter__(self):
-        self.hook = self.layer.register_forward_pre_hook(lambda _, inputs: self.heard.append(inputs[0]))
-        return self.heard
-
-    def __exit__(self, *_):
-        self.hook.remove()
-
-
-def hear(model, layer, clips, channels, tokens=4):
-    """Inputs of a layer at some tokens of each clip: (clips * tokens, channels)."""
-    rows = []
-    for number, (source, windows) in enumerate(clips):
-        generator = torch.Generator().manual_seed(number)
-        n, _, _, height, width = source.shape
-        noise = torch.randn(n, 16, sum(windows), height // 8, width // 8, generator=generator)
-        with Listening(layer) as heard:
-            model.latents(source, noise, windows)
-        x = torch.cat([x.flatten(2) if x.dim() > 3 else x for x in heard], 1)
-        chosen = torch.randint(x.shape[1], (tokens,), generator=generator)
-        rows.append(x[0, chosen][:, channels])
+def hear(model, layer, sources, channels, tokens=4):
+    """Inputs of a layer at some tokens of each source, which is one window: (sources * tokens, channels)."""
+    rows, heard = [], []
+    with layer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0])):
+        for number, source in enumerate(sources):
+            generator = torch.Generator().manual_seed(number)
+            _, _, frames, height, width = source.shape
+            latents = (frames - 1) // 4
+            noise = torch.randn(1, LATENT_CHANNELS, latents, height // 8, width // 8, generator=generator)
+            model.latents(source, noise, [latents])
+            x = heard.pop().flatten(0, -2)
+            rows.append(x[torch.randint(len(x), (tokens,), generator=generator), channels])
     return torch.cat(rows)
 
 
@@ -189,16 +174,15 @@ def fitted(inputs, outputs, hidden, log, steps=1500):
 
 @torch.no_grad()
 def initialise(model, clips, log=print):
-    """Sets projection and transformer (and the decoder's reading) from clips (source, told, windows).
+    """Sets projection and transformer (and the decoder's reading) from clips (source, its `answers`).
 
-    Source is (1,3,T,H,W), of enough latent frames that attention has a block to spare; `told` is the
-    clip's `answers`.
+    A source is (1,3,4k+1,H,W), one window; k is such that attention has a block to spare.
     """
     projection(model.lq)
     transformer(model)
     dit, deviation = model.dit, spread(model.dit.dim)
     linear, first = model.lq.linear_layers[0], dit.blocks[0]
-    sources = [(source, windows) for source, _, windows in clips]
+    sources = [source for source, _ in clips]
     linear.weight.zero_()
     linear.bias.zero_()
     features = hear(model, linear, sources[:200], slice(0, FEATURES), 16)
@@ -211,7 +195,7 @@ def initialise(model, clips, log=print):
         first.self_attn.o.weight[MEAN + index] = 0
         first.self_attn.o.weight[MEAN + index, index] = 2
     means = hear(model, first.ffn[0], sources, slice(MEAN, MEAN + FEATURES))
-    told = torch.stack([told for _, told, _ in clips]).repeat_interleave(len(means) // len(clips), 0)
+    told = torch.stack([told for _, told in clips]).repeat_interleave(len(means) // len(clips), 0)
     centre, size = means.mean(0), means.std(0)
     w1, b1, w2, b2 = fitted((means - centre) / size, told, first.ffn[0].out_features, log)
     first.ffn[0].weight.zero_()

@@ -14,6 +14,7 @@ import argparse
 import atexit
 import copy
 import glob
+import itertools
 import math
 import os
 import queue
@@ -254,7 +255,7 @@ class Training:
         self.pool = ThreadPoolExecutor(args.workers)
         deadline = clock(args.until) if args.until else time.time() + 60 * args.minutes
         self.progress = Progress(deadline, args.steps, f"{args.out}/until")
-        self.step, self.best = 0, -math.inf
+        self.state, self.step, self.best = f"{args.out}/state.pt", 0, -math.inf
         self.model, self.frozen = self.starting_model()
         # The filter bank stays: its inputs are nearly all mean brightness, so every step would let that in.
         self.model.lq.requires_grad_(False)
@@ -276,28 +277,28 @@ class Training:
         self.log_file.write(line + "\n")
         self.log_file.flush()
 
-    def first_clips(self, count):
-        return [self.loader.sample(np.random.default_rng(number), 17, 128) for number in range(count)]
+    def first_clips(self, start, end):
+        return (self.loader.sample(np.random.default_rng(number), 17, 128) for number in range(start, end))
 
     def starting_model(self):
-        source, target = (torch.cat(z)[:, :, :16] for z in list(zip(*self.first_clips(32)))[:2])
+        first = list(self.first_clips(0, 32))
+        source, target = (torch.cat(z)[:, :, :16] for z in list(zip(*first))[:2])
         if self.args.start:
             model = network.load(self.args.start)
             self.log("start from", os.path.basename(os.path.normpath(self.args.start)))
         else:
             model = network.FlashVsr(network.SMALL)
             closed_form.initialise(model, source, target, self.log)
-        if self.args.tell or not self.args.start:
-            clips = [(source, told, [4]) for source, _, _, told in self.first_clips(TELLING_CLIPS)]
-            telling.initialise(model, clips, self.log)
+        if (self.args.tell or not self.args.start) and not os.path.exists(self.state):
+            clips = itertools.chain(first, self.first_clips(len(first), TELLING_CLIPS))
+            telling.initialise(model, [(clip, told) for clip, _, _, told in clips], self.log)
         frozen = centre(model.decoder, source[:12], fold=not self.args.start)
         return model.to(self.device), frozen
 
     def resume(self):
-        path = f"{self.args.out}/state.pt"
-        if not os.path.exists(path):
+        if not os.path.exists(self.state):
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = torch.load(self.state, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -305,11 +306,10 @@ class Training:
         self.log("resumed at step", self.step)
 
     def checkpoint(self):
-        path = f"{self.args.out}/state.pt"
         torch.save({"model": self.model.state_dict(), "average": self.average.state_dict(),
                     "optimizer": self.optimizer.state_dict(), "step": self.step, "best": self.best,
-                    "progress": float(self.progress.value)}, path + ".part")
-        os.replace(path + ".part", path)
+                    "progress": float(self.progress.value)}, self.state + ".part")
+        os.replace(self.state + ".part", self.state)
 
     def evaluate(self):
         """Validate the averaged weights, export them, keep the best."""
