@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The example `upscale`, run as a user runs it, on real files that are made here.
+
+mod command;
+#[path = "../programs/mod.rs"]
+mod programs;
+mod rig;
+mod tracks;
