@@ -294,6 +294,11 @@ template <class T> DEVICE void compute(AttentionShared<T>& shared, const SparseA
     Attention<T> attention(shared);
     for (Place<1> place;; place.next()) {
         barrier_wait(shared.work_ring.full[0], place.parity);
+        // compute-sanitizer's racecheck reports a race between this load and the stores of the next item in take().
+        // There is none: all lanes load before warp_barrier(), lane 0 arrives at `empty` after it (mbarrier.arrive
+        // releases), and take() stores only after its wait for that phase of `empty` (mbarrier.try_wait acquires).
+        // In sm_90a code the load is an LDS.128, the arrival a SYNCS.ARRIVE of lane 0, and warp_barrier() between them
+        // a NOP, since the warp is converged: a tool that goes by instructions sees no order for the other 31 lanes.
         const Work work = shared.work;
         warp_barrier();
         attention.release(shared.work_ring.empty[0]);
