@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The emulated GPU sees the mistakes that a real one would punish at random. `kernels/emulator/planted.cpp` makes them.
-
-#![cfg(feature = "emulator")]
+//! Kernels with mistakes in them, `kernels/emulator/planted.cpp` and `planted_hopper.cpp`.
 
 use gstflashvsr::Error;
 use gstflashvsr::backend::cuda::driver::{Address, Args, Kernel, Memory, Queue};
