@@ -10,11 +10,12 @@ import subprocess
 parser = argparse.ArgumentParser()
 for name in ("cargo", "manifest", "target-dir", "profile", "output", "depfile"):
     parser.add_argument(f"--{name}", required=True)
+parser.add_argument("more", nargs="*", help="more arguments for cargo build")
 args = parser.parse_args()
 
 subprocess.run(
     [args.cargo, "build", "--lib", "--locked", "--profile", args.profile]
-    + ["--manifest-path", args.manifest, "--target-dir", args.target_dir],
+    + ["--manifest-path", args.manifest, "--target-dir", args.target_dir, *args.more],
     check=True,
 )
 
