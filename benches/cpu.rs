@@ -20,7 +20,7 @@ use clap::{Parser, ValueEnum};
 use gstflashvsr::backend::{Backend, ColorFix, Grid, Rope, Size, cpu::CpuBackend};
 use gstflashvsr::model::checkpoint::Checkpoint;
 use gstflashvsr::model::{
-    Cancel, Config, DecoderState, DitBlock, DitParams, LqProjection, LqState, Network, TcDecoder, Version,
+    Cancel, Config, DecoderState, DitBlock, DitParams, Loading, LqProjection, LqState, Network, TcDecoder, Version,
 };
 
 use common::{RandomWeights, uniform};
@@ -128,7 +128,7 @@ fn decoder<B: Backend>(backend: &B, time: Duration) -> Result<Vec<f64>> {
 
 fn tiny_window<B: Backend>(backend: &B, time: Duration) -> Result<Vec<f64>> {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
-    let network = Network::load(backend, &Checkpoint::open(&model)?, Version::V1_1)?;
+    let network = Network::load(backend, Checkpoint::open(&model)?, Version::V1_1, &Loading::default())?;
     let size = Size { width: 256, height: 128 };
     let grid = Grid::new(2, size);
     let params = DitParams::new(1.5, 3.0, 11, &grid)?;

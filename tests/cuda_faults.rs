@@ -15,7 +15,7 @@ use gstflashvsr::backend::{
     Size, SizePolicy,
 };
 use gstflashvsr::model::checkpoint::Checkpoint;
-use gstflashvsr::model::{Network, Version};
+use gstflashvsr::model::{Loading, Network, Version};
 use gstflashvsr::upscaler::{Cancel, Options, on_cuda};
 use gstflashvsr::{Error, Result};
 use parking_lot::Mutex;
@@ -155,7 +155,7 @@ impl Queue for Fragile {
 fn load(device: &Fragile) -> Result<Arc<Network<CudaBackend<Fragile>>>> {
     let checkpoint = Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity"))?;
     let backend = CudaBackend::new(Arc::new(device.clone()), Precision::Bf16)?;
-    let network = Network::load(&backend, &checkpoint, Version::V1_1)?;
+    let network = Network::load(&backend, checkpoint, Version::V1_1, &Loading::default())?;
     backend.wait()?;
     Ok(Arc::new(network))
 }

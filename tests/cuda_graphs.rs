@@ -15,7 +15,7 @@ use gstflashvsr::backend::cuda::driver::{ALIGNMENT, Address, Args, Driver, Kerne
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 use gstflashvsr::backend::{Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy};
 use gstflashvsr::model::checkpoint::Checkpoint;
-use gstflashvsr::model::{Network, Version};
+use gstflashvsr::model::{Loading, Network, Version};
 use gstflashvsr::upscaler::{Cancel, Options, Stream, on_cuda};
 use parking_lot::Mutex;
 
@@ -215,7 +215,7 @@ fn each_launch_of_a_stream_arrives_once_and_as_it_was() {
     let device = Checking::new();
     let checkpoint = Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity")).unwrap();
     let backend = CudaBackend::new(Arc::new(device.clone()), Precision::Bf16).unwrap();
-    let network = Arc::new(Network::load(&backend, &checkpoint, Version::V1_1).unwrap());
+    let network = Arc::new(Network::load(&backend, checkpoint, Version::V1_1, &Loading::default()).unwrap());
     backend.wait().unwrap();
     let model = on_cuda::model(Arc::new(device.clone()), network, Precision::Bf16, "a test".into());
     let geometry = Geometry::new(Size::new(64, 64), Size::new(128, 128), SizePolicy::Fail).unwrap();

@@ -44,6 +44,22 @@ fn a_missing_file_is_named_with_the_cure() {
 }
 
 #[test]
+fn a_file_under_another_name_is_pointed_out() {
+    let others = ["FlashVSR1_1.safetensors", "LQ_proj_in.safetensors", "TCDecoder.safetensors", "Prompt.safetensors"];
+    let dir = small_model();
+    for (name, other) in Checkpoint::FILES.iter().zip(others) {
+        fs::rename(dir.path().join(name), dir.path().join(other)).unwrap();
+    }
+    for (name, other) in Checkpoint::FILES.iter().zip(others) {
+        let error = Checkpoint::open(dir.path()).unwrap_err();
+        assert!(matches!(&error, Error::NotFound { path, .. } if path.ends_with(name)), "{error}");
+        assert_says(&error, &[&format!("there is {other}"), &format!("rename it to {name}")]);
+        fs::rename(dir.path().join(other), dir.path().join(name)).unwrap();
+    }
+    Checkpoint::open(dir.path()).unwrap();
+}
+
+#[test]
 fn a_directory_in_place_of_a_file_is_named() {
     for name in Checkpoint::FILES {
         let dir = small_model();
@@ -146,6 +162,16 @@ fn config_json_must_agree_with_the_weights() {
         write(&dir, "config.json", text.as_bytes());
         let error = Config::from_checkpoint(&Checkpoint::open(dir.path()).unwrap()).unwrap_err();
         assert_says(&error, &["config.json", name]);
+    }
+}
+
+#[test]
+fn a_key_of_config_json_in_other_letters_is_pointed_out() {
+    let dir = small_model();
+    for (key, known) in [("Residual", "residual"), ("textDim", "text_dim"), ("lq-hidden", "lq_hidden")] {
+        write(&dir, "config.json", format!("{{\"{key}\": null}}").as_bytes());
+        let error = Checkpoint::open(dir.path()).unwrap_err();
+        assert_says(&error, &["config.json", &format!("\"{key}\""), &format!("\"{known}\"")]);
     }
 }
 

@@ -43,7 +43,13 @@ fn a_file_cut_off_anywhere_is_refused_by_name() {
 fn pointers_and_old_formats_are_told_apart() {
     assert_refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS");
     assert_refused(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "torch before 1.6");
-    assert_refused(b"<!DOCTYPE html><html>Not found</html>", "neither");
+    assert_refused(b"<!DOCTYPE html><html>Not found</html>", "a web page");
+    assert_refused(b"\xef\xbb\xbf\n  <html lang=\"en\">", "a web page");
+    assert_refused(b"{\"error\":\"Invalid username or password.\"}", "error message of a server");
+    assert_refused(b"", "is empty");
+    assert_refused(b"\n", "white space");
+    assert_refused(&[0; 4096], "has not ended");
+    assert_refused(b"Entry not found", "neither");
 }
 
 #[test]
@@ -51,20 +57,45 @@ fn safetensors_headers_cannot_lie() {
     for length in [u64::MAX, 1 << 63, 1 << 40, 100_000_000, 64] {
         let mut bytes = safetensors(b"{}", 0);
         bytes[..8].copy_from_slice(&length.to_le_bytes());
-        assert_refused(&bytes, if length > 64 { "header" } else { "cut off" });
+        assert_refused(&bytes, if length > 64 { "header claims" } else { "header is cut off" });
     }
     for header in [
         r#"{"x":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,16]}}"#,
         r#"{"x":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,16]}}"#,
         r#"{"x":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}}"#,
         r#"{"x":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}"#,
-        r#"{"x":{"dtype":"F32","shape":[5],"data_offsets":[0,20]}}"#,
         r#"{"x":{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}}"#,
         r#"{"x":{"dtype":"F99","shape":[4],"data_offsets":[0,16]}}"#,
         &format!(r#"{{"x":{}"#, "[".repeat(1_000_000)),
     ] {
-        assert_refused(&safetensors(header.as_bytes(), 16), "not a whole safetensors file");
+        assert_refused(&safetensors(header.as_bytes(), 16), "damaged header");
     }
+    let header = br#"{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
+    assert_refused(&safetensors(header, 12), "cut off: of 16 bytes of tensors, 12 are there");
+    assert_refused(&safetensors(header, 20), "4 bytes behind its last tensor");
+}
+
+#[test]
+fn text_of_a_header_is_fit_for_a_terminal() {
+    let long = "\u{1b}[2J".repeat(1 << 20);
+    let header = serde_json::json!({ "x": { "dtype": long, "shape": [1], "data_offsets": [0, 4] } }).to_string();
+    let dir = TempDir::new().unwrap();
+    let error =
+        TensorFile::open(&write(&dir, "model.pth", &safetensors(header.as_bytes(), 4))).unwrap_err().to_string();
+    assert!(error.len() < 1000 && !error.contains('\u{1b}'), "{} bytes: {:?}", error.len(), &error[..200]);
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_in_use_is_named() {
+    let dir = TempDir::new().unwrap();
+    let header = br#"{"x":{"dtype":"F32","shape":[4096],"data_offsets":[0,16384]}}"#;
+    let path = write(&dir, "model.pth", &safetensors(header, 16384));
+    let file = TensorFile::open(&path).unwrap();
+    assert_eq!(file.get("x", &[4096]).unwrap().dims(), [4096]);
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(8192).unwrap();
+    let error = file.get("x", &[4096]).unwrap_err();
+    assert!(matches!(error, Error::Read { .. }), "{error}");
+    assert_says(&error, &["model.pth", "shorter"]);
 }
 
 #[test]

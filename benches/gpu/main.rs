@@ -52,7 +52,7 @@ enum Format {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kernels {
     /// Those that are best, and cuBLASLt's where it is there and faster
-    All,
+    Library,
     /// Without cuBLASLt
     Own,
     /// Without cuBLASLt and without those for this GPU's generation alone
@@ -97,7 +97,7 @@ struct Args {
     #[arg(long, default_value_t = 10)]
     windows: usize,
     /// Which kernels run
-    #[arg(long, value_enum, default_value_t = Kernels::All)]
+    #[arg(long, value_enum, default_value_t = Kernels::Own)]
     kernels: Kernels,
     /// With each kernel launched by itself
     #[arg(long)]
@@ -167,8 +167,8 @@ fn main() -> Result<()> {
     }
     let gpu = Nvidia::open(args.gpu)?;
     let gpu = match args.kernels {
-        Kernels::All => gpu,
-        Kernels::Own => gpu.with_own_kernels(),
+        Kernels::Own => gpu,
+        Kernels::Library => gpu.with_library(),
         Kernels::Common => gpu.with_common_kernels(),
     };
     let gpu = Arc::new(if args.no_graphs { gpu.without_graphs() } else { gpu });

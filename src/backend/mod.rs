@@ -8,17 +8,21 @@ pub mod cuda;
 mod grid;
 mod layout;
 pub mod noise;
+mod parameter;
 mod picture;
 pub mod plan;
+mod precision;
 mod resize;
 mod rope;
 mod upsample;
 
 pub use grid::{GROUP_FRAMES, Grid, WINDOW_SIDE, WINDOW_TOKENS};
 pub use layout::{Affine, Chroma, Color, Component, Extent, Format, Layout, PLANES};
+pub use parameter::{Parameter, Values};
 pub use picture::{
     Depth, Frame, FrameMut, Geometry, Plane, PlaneMut, Samples, SamplesMut, Size, SizePolicy, WINDOW_PIXELS,
 };
+pub use precision::{Precision, decode, encode};
 pub use resize::Resizer;
 pub use rope::{HEAD_DIM, Rope};
 
@@ -166,18 +170,23 @@ pub trait Backend: Send + Sync + 'static {
 
     /// A linear layer from `weight (out, in)` and `bias (out)`; with a `gate (out)`, one whose result is always added to a
     /// residual ([`Epilogue::Add`]).
-    fn prepare_linear(
+    fn prepare_linear<'a>(
         &self,
-        weight: &HostTensor,
+        weight: impl Into<Parameter<'a>>,
         bias: Option<&HostTensor>,
         gate: Option<&HostTensor>,
     ) -> Result<Self::Linear>;
 
     /// A convolution from `weight (out, in, 4, 3, 3)` and `bias (out)`.
-    fn prepare_conv3d(&self, weight: &HostTensor, bias: &HostTensor) -> Result<Self::Conv3d>;
+    fn prepare_conv3d<'a>(&self, weight: impl Into<Parameter<'a>>, bias: &HostTensor) -> Result<Self::Conv3d>;
 
     /// A convolution from `weight (out, parts * in, 3, 3)` and `bias (out)`; `parts` (1 or 2) maps feed it side by side.
-    fn prepare_conv2d(&self, weight: &HostTensor, bias: Option<&HostTensor>, parts: usize) -> Result<Self::Conv2d>;
+    fn prepare_conv2d<'a>(
+        &self,
+        weight: impl Into<Parameter<'a>>,
+        bias: Option<&HostTensor>,
+        parts: usize,
+    ) -> Result<Self::Conv2d>;
 
     /// Nearest x2 upsampling, a 1x1 convolution `grow (g * mid, in, 1, 1)` whose output channels hold g time steps of `mid`
     /// channels each, earliest first, and a 3x3 convolution `weight (out, mid, 3, 3)`. All linear, so implementations may

@@ -19,16 +19,18 @@ use super::caps::{self, Scaling, TEMPLATE};
 use super::carrier::scale_region;
 use super::latency::Latency;
 use super::layout;
+use super::loader::Loader;
 use super::session::Session;
 use super::settings::{PROPERTIES, Settings};
 use super::stats::Stats;
 use super::{CAT, errors::Failure};
-use crate::upscaler::{self, Cancel, Format, Located, Model, Options, Places};
+use crate::error::Error;
+use crate::upscaler::{self, Cancel, Format, Located, Model, Options, Places, Progress};
 
 /// What belongs to the streaming thread.
 #[derive(Default)]
 pub struct State {
-    /// From READY to READY.
+    /// From the first caps to READY.
     pub model: Option<Arc<dyn Model>>,
     /// From caps to caps.
     pub session: Option<Session>,
@@ -39,6 +41,8 @@ pub struct State {
 pub struct FlashVsr {
     pub(super) settings: Mutex<Settings>,
     pub(super) state: Mutex<State>,
+    /// From READY to READY.
+    pub(super) loader: Mutex<Option<Arc<Loader>>>,
     pub(super) stats: Mutex<Stats>,
     /// Interrupts inference.
     pub(super) cancel: Cancel,
@@ -119,14 +123,11 @@ impl BaseTransformImpl for FlashVsr {
     const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let model = self.open_model().map_err(|failure| {
+        *self.state.lock() = State::default();
+        let loader = self.begin_loading().map_err(|failure| {
             failure.message().unwrap_or_else(|| gst::error_msg!(gst::CoreError::StateChange, ("{}", failure)))
         })?;
-        let (device, precision, reason) = (model.device(), model.precision(), model.reason());
-        gst::info!(CAT, imp = self, "the model runs on {device} in {precision} ({reason})");
-        *self.stats.lock() =
-            Stats { device: Some(device), device_reason: Some(reason), precision: Some(precision), ..Stats::default() };
-        *self.state.lock() = State { model: Some(model), session: None };
+        *self.loader.lock() = Some(Arc::new(loader));
         self.latency.store(0, Ordering::Release);
         self.stopping.store(false, Ordering::SeqCst);
         self.cancel.clear();
@@ -135,6 +136,7 @@ impl BaseTransformImpl for FlashVsr {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         *self.state.lock() = State::default();
+        self.loader.lock().take();
         self.stats.lock().frames_held = 0;
         self.parent_stop()
     }
@@ -288,13 +290,64 @@ impl VideoFilterImpl for FlashVsr {
 }
 
 impl FlashVsr {
-    fn open_model(&self) -> Result<Arc<dyn Model>, Failure> {
+    /// Finds the model and begins to load it. What the files themselves say is an error here; what comes up while they are
+    /// read is an element error.
+    fn begin_loading(&self) -> Result<Loader, Failure> {
         let plugin = self.obj().factory().and_then(|factory| factory.plugin()).and_then(|plugin| plugin.filename());
         let settings = self.settings.lock().clone();
         let located = settings.locate(&Places::of_process(plugin.as_deref()))?;
-        let model = upscaler::open(&settings.model_spec(&located.path))?;
+        let opening = upscaler::find(&settings.model_spec(&located.path))?;
         self.give_notice(&located);
-        Ok(model)
+        let text = |text: &str| Some(text.to_owned());
+        *self.stats.lock() = Stats {
+            device: text(opening.device()),
+            device_reason: text(opening.reason()),
+            precision: text(opening.precision()),
+            ..Stats::default()
+        };
+        let (watching, ending) = (self.obj().downgrade(), self.obj().downgrade());
+        let progress = move |progress: Progress| {
+            if let Some(element) = watching.upgrade() {
+                element.imp().post_progress(progress);
+            }
+        };
+        let end = move |outcome: Result<&Arc<dyn Model>, Error>| {
+            if let Some(element) = ending.upgrade() {
+                element.imp().end_loading(outcome);
+            }
+        };
+        Ok(Loader::start(opening, progress, end)?)
+    }
+
+    fn post_progress(&self, progress: Progress) {
+        gst::log!(CAT, imp = self, "{} of {} bytes of the model are loaded", progress.done, progress.total);
+        let structure = gst::Structure::builder("flashvsr-loading")
+            .field("done", progress.done)
+            .field("total", progress.total)
+            .build();
+        // Only fails where there is no bus.
+        let _ = self.obj().post_message(gst::message::Element::builder(structure).src(&*self.obj()).build());
+    }
+
+    fn end_loading(&self, outcome: Result<&Arc<dyn Model>, Error>) {
+        match outcome {
+            Ok(model) => {
+                let (device, precision, reason) = (model.device(), model.precision(), model.reason());
+                gst::info!(CAT, imp = self, "the model runs on {device} in {precision} ({reason})");
+                self.stats.lock().device_reason = Some(reason);
+            }
+            Err(error) => {
+                if let Some(message) = Failure::from(error).message() {
+                    self.post_error_message(message);
+                }
+            }
+        }
+    }
+
+    /// The model, once it is loaded.
+    fn wait_for_model(&self) -> Result<Arc<dyn Model>, Failure> {
+        let loader = self.loader.lock().clone();
+        loader.ok_or(Failure::Flow(gst::FlowError::Flushing))?.wait(&self.cancel)
     }
 
     /// Says, once per process, that the model is not the one which the user may expect.
@@ -361,12 +414,13 @@ impl FlashVsr {
             behind: !self.is_live(),
             ..self.settings.lock().options()
         };
+        let model = self.wait_for_model()?;
         let latency = Latency::new(in_info.fps(), options.startup);
         let nanoseconds = latency.total();
         {
             let mut state = self.state.lock();
             state.session = None;
-            let Some(model) = state.model.clone() else { return Err(Failure::Flow(gst::FlowError::Flushing)) };
+            state.model = Some(model.clone());
             let formats = [in_info, out_info].map(layout::format);
             let [input, output] = formats;
             let stream = model.stream(geometry, Options { input, output, ..options }, self.cancel.clone())?;

@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `imp` | GObject, and the virtual functions of GStreamer's classes |
 //! | `flow` | how frames and events pass through |
+//! | `loader` | the model's way into memory |
 //! | `session` | one stream of the upscaler, from caps to caps |
 //! | `queue`, `carrier` | what waits for its window: frames without their pixels, and the events between them |
 //! | `caps` | which sizes can become which |
@@ -33,6 +34,7 @@ mod flow;
 mod imp;
 mod latency;
 mod layout;
+mod loader;
 mod queue;
 mod session;
 mod settings;

@@ -134,6 +134,16 @@ pub(super) struct Declared {
 }
 
 impl Declared {
+    const KEYS: [&'static str; 10] =
+        ["residual", "dim", "heads", "ffn", "layers", "text_dim", "freq_dim", "prompt_tokens", "lq_hidden", "decoder"];
+
+    /// The key that `key` would be in other letters or with other joints. It would be passed over in silence, as keys of
+    /// other programs are.
+    pub fn misspelt(key: &str) -> Option<&'static str> {
+        let plain = |key: &str| key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+        Self::KEYS.into_iter().find(|known| *known != key && plain(known) == plain(key))
+    }
+
     fn check(&self, config: &Config, checkpoint: &Checkpoint) -> Result<()> {
         let Checkpoint { dit, lq, decoder, prompt, .. } = checkpoint;
         agree(dit, "dim", &self.dim, &config.dim)?;

@@ -2,6 +2,8 @@
 
 //! The TC decoder: a latent frame and its four LQ frames to four pictures, with a memory of the time step before.
 
+use rayon::prelude::*;
+
 use super::checkpoint::Weights;
 use super::{Cancel, Config};
 use crate::backend::{Backend, HostTensor};
@@ -68,7 +70,8 @@ impl<B: Backend> TcDecoder<B> {
         let conv = |layer: &str, inputs: usize, outputs: usize, bias: bool, parts: usize| {
             let bias: Option<HostTensor> =
                 bias.then(|| weights.get(&format!("decoder.{layer}.bias"), &[outputs])).transpose()?;
-            backend.prepare_conv2d(&weight(layer, &[outputs, parts * inputs, 3, 3])?, bias.as_ref(), parts)
+            let weight = weights.parameter(&format!("decoder.{layer}.weight"), &[outputs, parts * inputs, 3, 3])?;
+            backend.prepare_conv2d(weight, bias.as_ref(), parts)
         };
         let stage = |i: usize| {
             let (channels, first) = (c[i], STAGE_LAYERS[i]);
@@ -98,7 +101,7 @@ impl<B: Backend> TcDecoder<B> {
         Ok(Self {
             input: conv("1", INPUT_CHANNELS, c[0], true, 1)?,
             widen: conv("3", c[0], c[0], false, 1)?,
-            stages: (0..STAGE_LAYERS.len()).map(stage).collect::<Result<_>>()?,
+            stages: (0..STAGE_LAYERS.len()).into_par_iter().map(stage).collect::<Result<_>>()?,
             refine: conv("24", c[3], c[3], false, 1)?,
             output: conv("26", c[3], 3, true, 1)?,
         })

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use candle_core::Device;
+use rayon::prelude::*;
 
 use super::checkpoint::Weights;
 use super::dit_block::{DitBlock, split_modulation};
@@ -15,6 +16,8 @@ use crate::error::{Error, Result};
 /// The one diffusion step's time.
 const TIMESTEP: f64 = 1000.0;
 const LATENT_CHANNELS: usize = 16;
+/// Blocks that are loaded at a time: enough to keep many cores busy, few enough for what is under way to stay small.
+const PARALLEL_BLOCKS: usize = 4;
 /// Features of a patch of 2x2 latents.
 const PATCH_FEATURES: usize = 4 * LATENT_CHANNELS;
 
@@ -104,8 +107,8 @@ impl<B: Backend> Dit<B> {
     pub fn load(backend: &B, weights: &dyn Weights, prompt: &HostTensor, config: &Config) -> Result<Self> {
         let dim = config.dim;
         let linear = |key: &str, outputs: usize, inputs: usize| {
-            let weight = weights.get(&format!("{key}.weight"), &[outputs, inputs])?;
-            backend.prepare_linear(&weight, Some(&weights.get(&format!("{key}.bias"), &[outputs])?), None)
+            let weight = weights.parameter(&format!("{key}.weight"), &[outputs, inputs])?;
+            backend.prepare_linear(weight, Some(&weights.get(&format!("{key}.bias"), &[outputs])?), None)
         };
         let (_, tokens, text_dim) = prompt.dims3()?;
         let prompt = backend.rows(&prompt.flatten_all()?.to_vec1::<f32>()?, tokens, text_dim)?;
@@ -122,9 +125,15 @@ impl<B: Backend> Dit<B> {
         let t = on_host(&hidden, "time_embedding.2", dim, dim)?;
         let t_mod = on_host(&t.silu()?, "time_projection.1", 6 * dim, dim)?.reshape((1, 6, dim))?;
 
-        let blocks = (0..config.layers)
-            .map(|i| DitBlock::load(backend, weights, &format!("blocks.{i}."), &t_mod, &context, dim, config.ffn))
-            .collect::<Result<_>>()?;
+        let block = |i: usize| {
+            let prefix = format!("blocks.{i}.");
+            DitBlock::load(backend, weights, &prefix, &t_mod, &context, dim, config.ffn)
+        };
+        let mut blocks = Vec::with_capacity(config.layers);
+        for first in (0..config.layers).step_by(PARALLEL_BLOCKS) {
+            let some = first..config.layers.min(first + PARALLEL_BLOCKS);
+            blocks.extend(some.into_par_iter().map(block).collect::<Result<Vec<_>>>()?);
+        }
 
         // Features of a patch as (row, column, channel), the order of the head's columns.
         let patch = weights.get("patch_embedding.weight", &[dim, LATENT_CHANNELS, 1, 2, 2])?;

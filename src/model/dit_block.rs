@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use super::checkpoint::Weights;
 use super::dit::{DitParams, Observer};
-use crate::backend::{Backend, Epilogue, Grid, HostTensor, KvGroup};
+use crate::backend::{Backend, Epilogue, Grid, HostTensor, KvGroup, Parameter};
 use crate::error::Result;
 
 /// A transformer block. The modulation by time and the prompt's keys and values are constants of it.
@@ -53,8 +53,8 @@ impl<B: Backend> DitBlock<B> {
         let get = |key: &str, shape: &[usize]| weights.get(&format!("{prefix}{key}"), shape);
         let vector = |key: &str| backend.vector(&get(key, &[dim])?);
         let layer = |key: &str, outputs: usize, inputs: usize, gate: Option<&HostTensor>| {
-            let weight = get(&format!("{key}.weight"), &[outputs, inputs])?;
-            backend.prepare_linear(&weight, Some(&get(&format!("{key}.bias"), &[outputs])?), gate)
+            let weight = weights.parameter(&format!("{prefix}{key}.weight"), &[outputs, inputs])?;
+            backend.prepare_linear(weight, Some(&get(&format!("{key}.bias"), &[outputs])?), gate)
         };
         let linear = |key: &str, outputs: usize, inputs: usize| layer(key, outputs, inputs, None);
         let modulation = (get("modulation", &[1, 6, dim])? + t_mod)?;
@@ -62,8 +62,8 @@ impl<B: Backend> DitBlock<B> {
             split_modulation(&modulation)?;
         let vector_of = |v: &HostTensor| backend.vector(v);
 
-        let part = |key: &str| get(&format!("self_attn.{key}.weight"), &[dim, dim]);
-        let qkv_weight = Tensor::cat(&[part("q")?, part("k")?, part("v")?], 0)?;
+        let part = |key: &str| weights.parameter(&format!("{prefix}self_attn.{key}.weight"), &[dim, dim]);
+        let qkv_weight = Parameter::stack(vec![part("q")?, part("k")?, part("v")?])?;
         let part = |key: &str| get(&format!("self_attn.{key}.bias"), &[dim]);
         let qkv_bias = Tensor::cat(&[part("q")?, part("k")?, part("v")?], 0)?;
 
@@ -71,7 +71,7 @@ impl<B: Backend> DitBlock<B> {
         Ok(Self {
             attention_shift: vector_of(&attention_shift)?,
             attention_scale: vector_of(&(attention_scale + 1.0)?)?,
-            qkv: backend.prepare_linear(&qkv_weight, Some(&qkv_bias), None)?,
+            qkv: backend.prepare_linear(qkv_weight, Some(&qkv_bias), None)?,
             norm_q: vector("self_attn.norm_q.weight")?,
             norm_k: vector("self_attn.norm_k.weight")?,
             attention_out: layer("self_attn.o", dim, dim, Some(&attention_gate))?,

@@ -39,18 +39,19 @@ impl<B: Backend> LqProjection<B> {
     pub fn load(backend: &B, weights: &dyn Weights, config: &Config, version: Version) -> Result<Self> {
         let [h1, h2] = config.lq_hidden;
         let conv = |key: &str, inputs: usize, outputs: usize| {
-            let weight = weights.get(&format!("{key}.weight"), &[outputs, inputs, 4, 3, 3])?;
-            backend.prepare_conv3d(&weight, &weights.get(&format!("{key}.bias"), &[outputs])?)
+            let weight = weights.parameter(&format!("{key}.weight"), &[outputs, inputs, 4, 3, 3])?;
+            backend.prepare_conv3d(weight, &weights.get(&format!("{key}.bias"), &[outputs])?)
         };
         let gamma = |key: &str, channels: usize| backend.vector(&weights.get(key, &[channels, 1, 1, 1])?);
+        let (conv1, conv2) = rayon::join(|| conv("conv1", 768, h1), || conv("conv2", h1, h2));
         Ok(Self {
             version,
-            conv1: conv("conv1", 768, h1)?,
+            conv1: conv1?,
             norm1: gamma("norm1.gamma", h1)?,
-            conv2: conv("conv2", h1, h2)?,
+            conv2: conv2?,
             norm2: gamma("norm2.gamma", h2)?,
             linear: backend.prepare_linear(
-                &weights.get("linear_layers.0.weight", &[config.dim, h2])?,
+                weights.parameter("linear_layers.0.weight", &[config.dim, h2])?,
                 Some(&weights.get("linear_layers.0.bias", &[config.dim])?),
                 None,
             )?,

@@ -9,6 +9,7 @@ mod decoder;
 mod dit;
 mod dit_block;
 mod layout;
+mod loading;
 mod lq_projection;
 
 pub use cancel::Cancel;
@@ -17,6 +18,7 @@ pub use decoder::{DecoderState, TcDecoder};
 pub use dit::{Dit, DitParams, DitState, Observer};
 pub use dit_block::DitBlock;
 pub use layout::{Layout, Spec};
+pub use loading::{Loading, Progress};
 pub use lq_projection::{LqProjection, LqState};
 
 use crate::backend::{Backend, HostTensor};
@@ -46,15 +48,19 @@ pub struct Network<B: Backend> {
 }
 
 impl<B: Backend> Network<B> {
-    /// Loads every part of a checkpoint.
+    /// Loads every part of a checkpoint. `loading` follows it and can end it.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] or [`crate::Error::Read`] names the first tensor that is missing, misshapen or unreadable.
-    pub fn load(backend: &B, checkpoint: &Checkpoint, version: Version) -> Result<Self> {
-        let config = Config::from_checkpoint(checkpoint)?;
+    /// [`crate::Error::Tensor`] or [`crate::Error::Read`] names a tensor or a file that cannot be read;
+    /// [`crate::Error::Cancelled`].
+    pub fn load(backend: &B, mut checkpoint: Checkpoint, version: Version, loading: &Loading) -> Result<Self> {
+        let config = Config::from_checkpoint(&checkpoint)?;
+        checkpoint.follow(loading);
         let prompt = checkpoint.prompt.get("", &[1, config.prompt_tokens, config.text_dim])?;
-        let Checkpoint { dit, lq, decoder, .. } = checkpoint;
-        Self::from_weights(backend, &config, version, [dit, lq, decoder], &prompt)
+        let Checkpoint { dit, lq, decoder, .. } = &checkpoint;
+        let network = Self::from_weights(backend, &config, version, [dit, lq, decoder], &prompt)?;
+        loading.finish();
+        Ok(network)
     }
 
     /// The network of sizes `config` from the weights of DiT, LQ projection and decoder, and a prompt `(1, tokens, text_dim)`.
@@ -68,11 +74,16 @@ impl<B: Backend> Network<B> {
         [dit, lq, decoder]: [&dyn Weights; 3],
         prompt: &HostTensor,
     ) -> Result<Self> {
-        Ok(Self {
-            config: config.clone(),
-            lq: LqProjection::load(backend, lq, config, version)?,
-            dit: Dit::load(backend, dit, prompt, config)?,
-            decoder: TcDecoder::load(backend, decoder, config)?,
-        })
+        // In parallel: of some parts the host has much to compute, of others nearly nothing but to read.
+        let (dit, (lq, decoder)) = rayon::join(
+            || Dit::load(backend, dit, prompt, config),
+            || {
+                rayon::join(
+                    || LqProjection::load(backend, lq, config, version),
+                    || TcDecoder::load(backend, decoder, config),
+                )
+            },
+        );
+        Ok(Self { config: config.clone(), lq: lq?, dit: dit?, decoder: decoder? })
     }
 }

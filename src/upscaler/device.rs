@@ -9,16 +9,15 @@ use once_cell::sync::Lazy;
 
 use super::on_cuda::Networks;
 use super::registry::Shared;
-use super::{Model, ModelSpec, on_cpu, on_cuda};
-use crate::backend::cuda::Precision;
+use super::{Cancel, ModelSpec, Opening, Precision, on_cpu, on_cuda};
 use crate::backend::cuda::nvidia::Nvidia;
 use crate::error::{Error, Result};
 
 /// Environment variable that says what `auto` means.
 pub const DEVICE_VARIABLE: &str = "FLASHVSR_DEVICE";
 
-/// Environment variable that may say `own`: without NVIDIA's library of matrix products; or `common`: without that and without
-/// the kernels for one generation of GPUs alone.
+/// Environment variable that says which kernels run: `own` are ours, the default; `library` lets NVIDIA's cuBLASLt multiply for
+/// the linear layers of which it is faster; `common` are ours without those for one generation of GPUs alone.
 pub const KERNELS_VARIABLE: &str = "FLASHVSR_KERNELS";
 
 /// Environment variable that may say `off`: each kernel is launched at once and by itself.
@@ -57,8 +56,8 @@ impl FromStr for Wanted {
 /// What [`KERNELS_VARIABLE`] says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kernels {
-    All,
     Own,
+    Library,
     Common,
 }
 
@@ -68,65 +67,64 @@ impl FromStr for Kernels {
     /// Empty counts as unset.
     fn from_str(text: &str) -> Result<Self> {
         match text {
-            "" | "all" => Ok(Self::All),
-            "own" => Ok(Self::Own),
+            "" | "own" => Ok(Self::Own),
+            "library" => Ok(Self::Library),
             "common" => Ok(Self::Common),
-            _ => Err(Error::Settings(format!("{KERNELS_VARIABLE}={text}; it can be all, own or common"))),
+            _ => Err(Error::Settings(format!("{KERNELS_VARIABLE}={text}; it can be own, library or common"))),
         }
     }
 }
 
 static DEVICES: Lazy<Shared<usize, Nvidia>> = Lazy::new(Shared::new);
-static NETWORKS: Lazy<Networks<Nvidia>> = Lazy::new(Shared::new);
+static NETWORKS: Lazy<Arc<Networks<Nvidia>>> = Lazy::new(Arc::default);
 
 #[cfg(feature = "emulator")]
-static EMULATED: Lazy<Networks<crate::backend::cuda::emulator::Emulator>> = Lazy::new(Shared::new);
+static EMULATED: Lazy<Arc<Networks<crate::backend::cuda::emulator::Emulator>>> = Lazy::new(Arc::default);
 
-/// Loads a model. Its weights are those of any other model of the same path, version, device and precision that is still in
-/// use.
+/// Finds a model: chooses the device, and reads what the files say about their contents. [`Opening::load`] does the rest.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Read`] or [`Error::Tensor`] for the checkpoint, [`Error::Settings`] or [`Error::Device`] for
-/// the device, [`Error::NoSpace`] if the weights do not fit into its memory.
-pub fn open(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
+/// the device.
+pub fn find(spec: &ModelSpec) -> Result<Opening> {
     let wanted: Wanted = spec.device.parse()?;
     if wanted != Wanted::Auto {
-        return open_on(wanted, spec, format!("device={}", spec.device));
+        return find_on(wanted, spec, format!("device={}", spec.device));
     }
     // An empty variable counts as unset.
     match std::env::var(DEVICE_VARIABLE).ok().filter(|value| !value.is_empty()) {
-        Some(value) if value != "auto" => open_on(value.parse()?, spec, format!("{DEVICE_VARIABLE}={value}")),
-        _ => open_best(spec),
+        Some(value) if value != "auto" => find_on(value.parse()?, spec, format!("{DEVICE_VARIABLE}={value}")),
+        _ => find_best(spec),
     }
 }
 
-fn open_on(wanted: Wanted, spec: &ModelSpec, reason: String) -> Result<Arc<dyn Model>> {
+fn find_on(wanted: Wanted, spec: &ModelSpec, reason: String) -> Result<Opening> {
     match wanted {
-        Wanted::Auto => open_best(spec),
+        Wanted::Auto => find_best(spec),
         Wanted::Cpu => match spec.precision {
-            None | Some(Precision::F32) => on_cpu::open(spec, reason),
+            None | Some(Precision::F32) => on_cpu::find(spec, reason),
             Some(precision) => Err(Error::Settings(format!(
                 "the CPU computes in f32 only, not in {precision}; set precision=auto, or another device"
             ))),
         },
         Wanted::Cuda(ordinal) => {
             let driver = gpu(ordinal)?;
-            on_cuda::open(&NETWORKS, driver, ordinal, spec, reason)
+            on_cuda::find(NETWORKS.clone(), driver, ordinal, spec, reason)
         }
         #[cfg(feature = "emulator")]
-        Wanted::Emulator => on_cuda::open(&EMULATED, Arc::default(), 0, spec, reason),
+        Wanted::Emulator => on_cuda::find(EMULATED.clone(), Arc::default(), 0, spec, reason),
     }
 }
 
 /// The GPU of this number, shared by all who use it.
 fn gpu(ordinal: usize) -> Result<Arc<Nvidia>> {
-    DEVICES.get(ordinal, || {
+    DEVICES.get(ordinal, &Cancel::default(), || {
         let kernels: Kernels = std::env::var(KERNELS_VARIABLE).unwrap_or_default().parse()?;
         let graphs = with_graphs(&std::env::var(GRAPHS_VARIABLE).unwrap_or_default())?;
         let gpu = Nvidia::open(ordinal)?;
         let gpu = match kernels {
-            Kernels::All => gpu,
-            Kernels::Own => gpu.with_own_kernels(),
+            Kernels::Own => gpu,
+            Kernels::Library => gpu.with_library(),
             Kernels::Common => gpu.with_common_kernels(),
         };
         Ok(if graphs { gpu } else { gpu.without_graphs() })
@@ -143,10 +141,10 @@ fn with_graphs(value: &str) -> Result<bool> {
 }
 
 /// On the first GPU that can be used, else on the CPU.
-fn open_best(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
+fn find_best(spec: &ModelSpec) -> Result<Opening> {
     match gpu(0) {
-        Ok(driver) => on_cuda::open(&NETWORKS, driver, 0, spec, "the first GPU".into()),
-        Err(error) => open_on(Wanted::Cpu, spec, format!("no GPU: {error}")),
+        Ok(driver) => on_cuda::find(NETWORKS.clone(), driver, 0, spec, "the first GPU".into()),
+        Err(error) => find_on(Wanted::Cpu, spec, format!("no GPU: {error}")),
     }
 }
 
@@ -157,12 +155,12 @@ mod tests {
     #[test]
     fn kernels_are_read() {
         for (text, kernels) in
-            [("", Kernels::All), ("all", Kernels::All), ("own", Kernels::Own), ("common", Kernels::Common)]
+            [("", Kernels::Own), ("own", Kernels::Own), ("library", Kernels::Library), ("common", Kernels::Common)]
         {
             assert_eq!(text.parse::<Kernels>().unwrap(), kernels);
         }
         let refusal = "hopper".parse::<Kernels>().unwrap_err().to_string();
-        assert!(refusal.contains("FLASHVSR_KERNELS=hopper; it can be all, own or common"), "{refusal}");
+        assert!(refusal.contains("FLASHVSR_KERNELS=hopper; it can be own, library or common"), "{refusal}");
     }
 
     #[test]

@@ -1,29 +1,31 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! One stream: frames in, frames out. [`open`] loads a model once per process; [`Model::stream`] starts a stream on it.
+//! One stream: frames in, frames out. [`open`] loads a model once per process, [`find`] does the quick part of that;
+//! [`Model::stream`] starts a stream on it.
 
 mod device;
 mod engine;
 mod locate;
 mod on_cpu;
 pub mod on_cuda;
+mod opening;
 mod plan;
 mod registry;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use crate::backend::cuda::Precision;
 pub use crate::backend::{
     Chroma, Color, ColorFix, Component, Depth, Format, Frame, FrameMut, Geometry, Layout, PLANES, Plane, PlaneMut,
-    Rounding, Samples, SamplesMut, Size, SizePolicy,
+    Precision, Rounding, Samples, SamplesMut, Size, SizePolicy,
 };
-pub use crate::model::{Cancel, Version};
+pub use crate::model::{Cancel, Loading, Progress, Version};
 pub use crate::stream::Startup;
 
 use crate::error::Result;
-pub use device::{DEVICE_VARIABLE, open};
+pub use device::{DEVICE_VARIABLE, find};
 pub use locate::{Located, MODEL_VARIABLE, Origin, Places};
+pub use opening::Opening;
 pub use plan::{Plan, plan, weight_bytes};
 
 /// Which model to load, and where it is to run.
@@ -90,6 +92,14 @@ impl Default for Options {
             behind: false,
         }
     }
+}
+
+/// Loads a model, as [`find`] and [`Opening::load`] do.
+///
+/// # Errors
+/// Those of both.
+pub fn open(spec: &ModelSpec) -> Result<Arc<dyn Model>> {
+    find(spec)?.load(&Loading::default())
 }
 
 /// A loaded model on a device. Streams share it.

@@ -10,7 +10,7 @@ use once_cell::sync::Lazy;
 
 use super::engine::Upscaler;
 use super::registry::Shared;
-use super::{Cancel, Geometry, Model, ModelSpec, Options, Stream, Version, plan, weight_bytes};
+use super::{Cancel, Geometry, Model, ModelSpec, Opening, Options, Stream, Version, plan, weight_bytes};
 use crate::backend::cpu::CpuBackend;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
@@ -34,10 +34,7 @@ impl Model for CpuModel {
     }
 
     fn device(&self) -> String {
-        match self.backend.threads() {
-            1 => "CPU, 1 thread".into(),
-            n => format!("CPU, {n} threads"),
-        }
+        name(&self.backend)
     }
 
     fn precision(&self) -> String {
@@ -49,15 +46,27 @@ impl Model for CpuModel {
     }
 }
 
-/// The model of `spec` on the CPU, for this `reason`.
-pub(super) fn open(spec: &ModelSpec, reason: String) -> Result<Arc<dyn Model>> {
-    let backend = BACKENDS.get(spec.threads, || CpuBackend::new(spec.threads))?;
-    let network = NETWORKS.get((spec.place(), spec.version), || {
-        let checkpoint = Checkpoint::open(&spec.path)?;
-        check_memory(weight_bytes(&Config::from_checkpoint(&checkpoint)?)?)?;
-        Network::load(&*backend, &checkpoint, spec.version)
-    })?;
-    Ok(Arc::new(CpuModel { backend, network, reason }))
+/// The device in words.
+fn name(backend: &CpuBackend) -> String {
+    match backend.threads() {
+        1 => "CPU, 1 thread".into(),
+        n => format!("CPU, {n} threads"),
+    }
+}
+
+/// Finds the model of `spec` for the CPU, for this `reason`.
+pub(super) fn find(spec: &ModelSpec, reason: String) -> Result<Opening> {
+    let backend = BACKENDS.get(spec.threads, &Cancel::default(), || CpuBackend::new(spec.threads))?;
+    let checkpoint = Checkpoint::open(&spec.path)?;
+    let config = Config::from_checkpoint(&checkpoint)?;
+    let (key, version) = ((spec.place(), spec.version), spec.version);
+    Ok(Opening::new(name(&backend), "f32".into(), reason.clone(), move |loading| {
+        let network = NETWORKS.get(key, loading.cancel(), || {
+            check_memory(weight_bytes(&config)?)?;
+            Network::load(&*backend, checkpoint, version, loading)
+        })?;
+        Ok(Arc::new(CpuModel { backend, network, reason }))
+    }))
 }
 
 /// Refuses what the system has no memory for, before it is asked for.

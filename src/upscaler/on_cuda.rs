@@ -2,26 +2,40 @@
 
 //! Models on the CUDA backend, on whichever driver.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::engine::Upscaler;
 use super::plan::{kv_windows, weight_bytes};
 use super::registry::Shared;
 use super::{
-    Cancel, Depth, Format, Frame, FrameMut, Geometry, Model, ModelSpec, Options, Plane, PlaneMut, Samples, SamplesMut,
-    Size, Stream, Version,
+    Cancel, Depth, Format, Frame, FrameMut, Geometry, Model, ModelSpec, Opening, Options, Plane, PlaneMut, Precision,
+    Samples, SamplesMut, Size, Stream, Version,
 };
+use crate::backend::cuda::CudaBackend;
 use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::{CudaBackend, Precision};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::{Config, Network};
 
-/// Networks on the devices of one driver: checkpoint, generation, device, precision. With each, what a library does for it.
-pub(super) type Networks<D> = Shared<(PathBuf, Version, usize, Precision), Loaded<D>>;
+/// What a network on a device is known by: checkpoint, generation, device, precision.
+type Key = (PathBuf, Version, usize, Precision);
 
-type Loaded<D> = (Arc<Network<CudaBackend<D>>>, Option<String>);
+/// Networks on the devices of one driver.
+pub(super) struct Networks<D: Driver> {
+    loaded: Shared<Key, Network<CudaBackend<D>>>,
+    /// What a library does for each, in words.
+    libraries: Mutex<HashMap<Key, String>>,
+}
+
+impl<D: Driver> Default for Networks<D> {
+    fn default() -> Self {
+        Self { loaded: Shared::new(), libraries: Mutex::default() }
+    }
+}
 
 /// A network on a device.
 struct CudaModel<D: Driver> {
@@ -142,31 +156,130 @@ pub fn model<D: Driver>(
     Arc::new(CudaModel { driver, network, precision, reason })
 }
 
-/// The model of `spec` on device number `ordinal`, which `driver` drives.
-pub(super) fn open<D: Driver>(
-    networks: &Networks<D>,
+/// Finds the model of `spec` for device number `ordinal`, which `driver` drives.
+pub(super) fn find<D: Driver>(
+    networks: Arc<Networks<D>>,
     driver: Arc<D>,
     ordinal: usize,
     spec: &ModelSpec,
     reason: String,
-) -> Result<Arc<dyn Model>> {
+) -> Result<Opening> {
     let precision = spec.precision.unwrap_or(Precision::Bf16);
-    let loaded = networks.get((spec.place(), spec.version, ordinal, precision), || {
-        let checkpoint = Checkpoint::open(&spec.path)?;
-        let in_f32 = weight_bytes(&Config::from_checkpoint(&checkpoint)?)?;
-        check_memory(&*driver, in_f32 / size_of::<f32>() as u64 * precision.bytes() as u64)?;
-        let backend = CudaBackend::new(driver.clone(), precision)?;
-        let network = Network::load(&backend, &checkpoint, spec.version)?;
-        // Streams have queues of their own, which know nothing of this one.
-        backend.wait()?;
-        Ok((Arc::new(network), backend.library_report()))
-    })?;
-    let (network, library) = &*loaded;
-    let reason = library.as_ref().map_or_else(|| reason.clone(), |library| format!("{reason}; {library}"));
-    Ok(model(driver, network.clone(), precision, reason))
+    let checkpoint = Checkpoint::open(&spec.path)?;
+    let config = Config::from_checkpoint(&checkpoint)?;
+    let (key, version) = ((spec.place(), spec.version, ordinal, precision), spec.version);
+    Ok(Opening::new(driver.name(), precision.to_string(), reason.clone(), move |loading| {
+        let network = networks.loaded.get(key.clone(), loading.cancel(), || {
+            let in_f32 = weight_bytes(&config)?;
+            check_memory(&*driver, in_f32 / size_of::<f32>() as u64 * precision.bytes() as u64)?;
+            let backend = CudaBackend::new(driver.clone(), precision)?;
+            let network = Network::load(&backend, checkpoint, version, loading)?;
+            // Streams have queues of their own, which know nothing of this one.
+            backend.wait()?;
+            let mut libraries = networks.libraries.lock();
+            libraries.remove(&key);
+            libraries.extend(backend.library_report().map(|report| (key.clone(), report)));
+            Ok(network)
+        })?;
+        let library = networks.libraries.lock().get(&key).cloned();
+        let reason = library.map_or_else(|| reason.clone(), |library| format!("{reason}; {library}"));
+        Ok(model(driver, network, precision, reason))
+    }))
 }
 
 fn check_memory(driver: &impl Driver, needed: u64) -> Result<()> {
     let (available, _) = driver.bytes()?;
     if needed > available { Err(Error::NoSpace { needed, available }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use super::super::Loading;
+    use super::*;
+    use crate::backend::cuda::Work;
+    use crate::backend::cuda::driver::{ALIGNMENT, Address, Memory, TensorCores};
+    use crate::backend::cuda::nvidia::NvidiaQueue;
+
+    /// A device that does nothing but count the bytes that are taken of it.
+    #[derive(Default)]
+    struct Counting {
+        used: AtomicU64,
+        next: AtomicU64,
+    }
+
+    impl Memory for Counting {
+        fn allocate(&self, bytes: usize) -> Result<Address> {
+            self.used.fetch_add(bytes as u64, Relaxed);
+            Ok(self.next.fetch_add(bytes.next_multiple_of(ALIGNMENT) as u64, Relaxed) + ALIGNMENT as u64)
+        }
+
+        fn free(&self, _: Address, bytes: usize) {
+            self.used.fetch_sub(bytes as u64, Relaxed);
+        }
+
+        fn bytes(&self) -> Result<(u64, u64)> {
+            Ok((1 << 40, 1 << 40))
+        }
+    }
+
+    impl Driver for Counting {
+        type Queue = Work<NvidiaQueue>;
+
+        fn name(&self) -> String {
+            "no device".into()
+        }
+
+        fn tensor_cores(&self) -> TensorCores {
+            TensorCores::Warp
+        }
+
+        fn multiprocessors(&self) -> usize {
+            1
+        }
+
+        fn queue(&self) -> Result<Self::Queue> {
+            Ok(Work::Rehearsal)
+        }
+    }
+
+    #[test]
+    fn two_models_on_one_device_have_one_copy_of_the_weights() {
+        let (networks, driver) = (Arc::new(Networks::default()), Arc::new(Counting::default()));
+        let spec = ModelSpec {
+            path: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity"),
+            version: Version::default(),
+            device: "cuda".into(),
+            precision: None,
+            threads: 0,
+        };
+        let open = |precision| {
+            let spec = ModelSpec { precision, ..spec.clone() };
+            let opening = find(networks.clone(), driver.clone(), 0, &spec, String::new()).unwrap();
+            opening.load(&Loading::default()).unwrap()
+        };
+        let used = || driver.used.load(Relaxed);
+        let first = open(None);
+        let weights = used();
+        assert!(weights > 0);
+        let second = open(None);
+        assert_eq!(used(), weights, "the second model takes no memory of its own");
+        // What one no longer needs, the other still does.
+        drop(first);
+        assert_eq!(used(), weights);
+        let size = Size::new(64, 64);
+        let geometry = Geometry::new(size, Size::new(128, 128), Default::default()).unwrap();
+        let stream = second.stream(geometry, Options::default(), Cancel::default()).unwrap();
+        let third = open(None);
+        assert!(used() > weights, "a stream has memory of its own");
+        drop((stream, third));
+        assert_eq!(used(), 0, "nothing is left behind");
+        let (half, full) = (open(Some(Precision::F16)), used());
+        let single = open(Some(Precision::F32));
+        assert!(used() > 2 * full, "another precision has weights of its own");
+        drop((half, single));
+        assert_eq!(used(), 0);
+    }
 }

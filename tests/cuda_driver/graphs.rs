@@ -407,7 +407,7 @@ fn queues_and_threads_keep_apart() {
 #[test]
 fn a_layer_may_go_before_its_work_is_done() {
     with_fake("graphs::a_layer_may_go_before_its_work_is_done", &[("FAKE_CAPABILITY", "8.0")], || {
-        let backend = CudaBackend::new(Arc::new(Nvidia::open(0).unwrap().with_own_kernels()), Precision::Bf16).unwrap();
+        let backend = CudaBackend::new(Arc::new(Nvidia::open(0).unwrap()), Precision::Bf16).unwrap();
         let zeros =
             |dims: &[usize]| HostTensor::zeros(dims, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
         let rows = backend.rows(&[0.0; 128 * 64], 128, 64).unwrap();

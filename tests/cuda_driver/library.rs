@@ -84,8 +84,13 @@ fn multiply(driver: &Nvidia, precision: Precision, gelu_wanted: bool, added: boo
 #[test]
 fn a_library_multiplies() {
     with_fake("library::a_library_multiplies", &[], || {
-        let driver = Nvidia::open(0).unwrap();
-        assert_eq!(driver.library().unwrap(), "cuBLASLt 12.9");
+        let own = Nvidia::open(0).unwrap();
+        assert!(
+            own.library().is_none() && multiply(&own, Precision::F16, false, false).0.is_none(),
+            "unless asked for"
+        );
+        let driver = own.with_library();
+        assert_eq!((driver.library().unwrap().as_str(), driver.notice()), ("cuBLASLt 12.9", None));
         for (precision, step) in [(Precision::Bf16, 1.0 / 256.0), (Precision::F16, 1.0 / 2048.0)] {
             for (gelu, added) in [(false, false), (true, false), (false, true)] {
                 let (result, want) = multiply(&driver, precision, gelu, added);
@@ -94,36 +99,38 @@ fn a_library_multiplies() {
                 }
             }
         }
-        let own = driver.with_own_kernels();
-        assert!(own.library().is_none() && multiply(&own, Precision::F16, false, false).0.is_none());
     });
 }
 
 #[test]
 fn a_library_that_knows_no_way_is_left_alone() {
     with_fake("library::a_library_that_knows_no_way_is_left_alone", &[("FAKE_LIBRARY", "declines")], || {
-        assert!(multiply(&Nvidia::open(0).unwrap(), Precision::Bf16, true, false).0.is_none());
+        assert!(multiply(&Nvidia::open(0).unwrap().with_library(), Precision::Bf16, true, false).0.is_none());
     });
 }
 
 #[test]
 fn a_library_that_refuses_is_left_alone() {
     with_fake("library::a_library_that_refuses_is_left_alone", &[("FAKE_LIBRARY", "refuses")], || {
-        assert!(multiply(&Nvidia::open(0).unwrap(), Precision::F16, false, true).0.is_none());
+        assert!(multiply(&Nvidia::open(0).unwrap().with_library(), Precision::F16, false, true).0.is_none());
     });
 }
 
 #[test]
 fn an_old_library_is_left_alone() {
     with_fake("library::an_old_library_is_left_alone", &[("FAKE_LIBRARY", "old")], || {
-        assert!(Nvidia::open(0).unwrap().library().is_none());
+        let driver = Nvidia::open(0).unwrap().with_library();
+        assert!(driver.library().is_none());
+        let notice = driver.notice().expect("who asked for it is told");
+        assert!(notice.contains("cuBLASLt") && notice.contains("FLASHVSR_KERNELS"), "{notice}");
+        assert!(driver.notice().is_none(), "once");
     });
 }
 
 #[test]
 fn a_library_that_fails_is_quoted() {
     with_fake("library::a_library_that_fails_is_quoted", &[("FAKE_LIBRARY", "fails")], || {
-        let driver = Nvidia::open(0).unwrap();
+        let driver = Nvidia::open(0).unwrap().with_library();
         let place: Address = driver.allocate(4096).unwrap();
         let product = Product {
             x: place,

@@ -16,12 +16,13 @@ mod simd;
 mod tensor;
 mod video;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::parameter::flat_values;
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Qkv, Resizer,
-    Rope, Rounding, noise,
+    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Parameter,
+    Qkv, Resizer, Rope, Rounding, noise,
 };
 use crate::error::{Error, Result};
 
@@ -109,11 +110,6 @@ impl CpuBackend {
     }
 }
 
-/// f32 values of a host tensor.
-fn flat(tensor: &HostTensor) -> Result<Vec<f32>> {
-    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-}
-
 impl Backend for CpuBackend {
     type Tensor = CpuTensor;
     type Vector = Vec<f32>;
@@ -130,26 +126,33 @@ impl Backend for CpuBackend {
     const FRUGAL: bool = false;
 
     fn vector(&self, v: &HostTensor) -> Result<Vec<f32>> {
-        flat(v)
+        flat_values(v)
     }
 
-    fn prepare_linear(
+    fn prepare_linear<'a>(
         &self,
-        weight: &HostTensor,
+        weight: impl Into<Parameter<'a>>,
         bias: Option<&HostTensor>,
         gate: Option<&HostTensor>,
     ) -> Result<CpuLinear> {
-        let bias = bias.map_or_else(|| Ok(vec![0.0; weight.dims2()?.0]), flat)?;
-        let gate = gate.map(flat).transpose()?;
-        Ok(CpuLinear { weights: Weights::new(&flat(&weight.t()?)?, &bias), gate })
+        let weight = weight.into();
+        let [outputs, _] = weight.dims()?;
+        let bias = bias.map_or_else(|| Ok(vec![0.0; outputs]), flat_values)?;
+        let gate = gate.map(flat_values).transpose()?;
+        Ok(CpuLinear { weights: Weights::new(&flat_values(&weight.to_host()?.t()?)?, &bias), gate })
     }
 
-    fn prepare_conv3d(&self, weight: &HostTensor, bias: &HostTensor) -> Result<CpuConv3d> {
-        conv::prepare_conv3d(weight, bias)
+    fn prepare_conv3d<'a>(&self, weight: impl Into<Parameter<'a>>, bias: &HostTensor) -> Result<CpuConv3d> {
+        conv::prepare_conv3d(&weight.into().to_host()?, bias)
     }
 
-    fn prepare_conv2d(&self, weight: &HostTensor, bias: Option<&HostTensor>, parts: usize) -> Result<CpuConv2d> {
-        conv::prepare_conv2d(weight, bias, parts)
+    fn prepare_conv2d<'a>(
+        &self,
+        weight: impl Into<Parameter<'a>>,
+        bias: Option<&HostTensor>,
+        parts: usize,
+    ) -> Result<CpuConv2d> {
+        conv::prepare_conv2d(&weight.into().to_host()?, bias, parts)
     }
 
     fn prepare_upsample_conv(&self, grow: &HostTensor, weight: &HostTensor) -> Result<CpuUpsampleConv> {
@@ -316,12 +319,12 @@ impl Backend for CpuBackend {
     fn map(&self, values: &HostTensor) -> Result<CpuTensor> {
         let (height, width, channels) = values.dims3()?;
         let dims = MapDims { height, width, channels };
-        conv::with_border(&flat(values)?, dims, Halo::Zero)
+        conv::with_border(&flat_values(values)?, dims, Halo::Zero)
     }
 
     fn picture(&self, values: &HostTensor) -> Result<CpuTensor> {
         let (_, height, width) = values.dims3()?;
-        CpuTensor::picture(flat(values)?, height, width)
+        CpuTensor::picture(flat_values(values)?, height, width)
     }
 
     fn mask_to_host(&self, mask: &CpuMask) -> Result<HostTensor> {

@@ -3,11 +3,13 @@
 //! Convolutions: `kernels/conv.cu`.
 
 use super::driver::{Address, Args, Driver, kernels};
+use super::packing::{Sizes, Taps};
 use super::product::{HOPPER_THREADS, Packed, THREADS, Tile};
 use super::tensor::{Shape, addresses};
-use super::{CudaBackend, CudaTensor, Kernels, flat, index};
-use crate::backend::HostTensor;
+use super::{CudaBackend, CudaTensor, Kernels, index};
+use crate::backend::parameter::flat_values;
 use crate::backend::upsample::{PHASES, Upsample};
+use crate::backend::{HostTensor, Parameter};
 use crate::error::{Error, Result};
 
 const CONV: [Kernels; 6] = [
@@ -79,38 +81,30 @@ enum Kind<'a> {
 }
 
 impl<D: Driver> CudaBackend<D> {
-    pub(super) fn conv3d_layer(&self, weight: &HostTensor, bias: &HostTensor) -> Result<CudaConv3d> {
-        let (outputs, inputs, times, rows, cols) = weight.dims5()?;
+    pub(super) fn conv3d_layer(&self, weight: &Parameter<'_>, bias: &HostTensor) -> Result<CudaConv3d> {
+        let [outputs, inputs, times, rows, cols] = weight.dims()?;
         if (times, rows, cols) != (KERNEL_TIME, 3, 3) {
             return Err(Error::Compute(format!("a causal convolution of {times}x{rows}x{cols}")));
         }
-        let weight = flat(weight)?;
         let taps = KERNEL_TIME * 9;
-        let fill = |[_, output, tap]: [usize; 3], to: &mut [f32]| {
-            let from = &weight[output * inputs * taps + tap..];
-            to.iter_mut().zip(from.iter().step_by(taps)).for_each(|(to, from)| *to = *from);
-        };
-        Ok(CudaConv3d(self.pack([1, 1, outputs, taps, inputs], Some(flat(bias)?), fill)?))
+        let sizes = Sizes { layers: 1, maps: 1, outputs, segments: taps, inputs };
+        Ok(CudaConv3d(self.pack(sizes, Some(flat_values(bias)?), Taps { weight, inputs, taps })?))
     }
 
     pub(super) fn conv2d_layer(
         &self,
-        weight: &HostTensor,
+        weight: &Parameter<'_>,
         bias: Option<&HostTensor>,
         parts: usize,
     ) -> Result<CudaConv2d> {
-        let (outputs, all_inputs, rows, cols) = weight.dims4()?;
+        let [outputs, all_inputs, rows, cols] = weight.dims()?;
         if (rows, cols) != (3, 3) || !matches!(parts, 1 | 2) || !all_inputs.is_multiple_of(parts) {
             return Err(Error::Compute(format!("a {rows}x{cols} convolution of {all_inputs} inputs in {parts} parts")));
         }
         let inputs = all_inputs / parts;
-        let (weight, bias) = (flat(weight)?, bias.map(flat).transpose()?);
-        let fill = |[_, output, segment]: [usize; 3], to: &mut [f32]| {
-            let (part, tap) = (segment / 9, segment % 9);
-            let from = &weight[(output * all_inputs + part * inputs) * 9 + tap..];
-            to.iter_mut().zip(from.iter().step_by(9)).for_each(|(to, from)| *to = *from);
-        };
-        Ok(CudaConv2d { packed: self.pack([1, 1, outputs, 9 * parts, inputs], bias, fill)?, parts })
+        let sizes = Sizes { layers: 1, maps: 1, outputs, segments: 9 * parts, inputs };
+        let bias = bias.map(flat_values).transpose()?;
+        Ok(CudaConv2d { packed: self.pack(sizes, bias, Taps { weight, inputs, taps: 9 })?, parts })
     }
 
     pub(super) fn upsample_layer(&self, grow: &HostTensor, weight: &HostTensor) -> Result<CudaUpsampleConv> {
@@ -119,8 +113,16 @@ impl<D: Driver> CudaBackend<D> {
         if times > MAX_OUTS {
             return Err(Error::Compute(format!("a growth to {times} time steps; {MAX_OUTS} are the most")));
         }
-        let fill = |[phase, column, tap]: [usize; 3], to: &mut [f32]| stage.tap(phase, column, tap, to);
-        let packed = self.pack([PHASES, times, outputs, PHASES, inputs], None, fill)?;
+        let sizes = Sizes { layers: PHASES, maps: times, outputs, segments: PHASES, inputs };
+        let packed = self.pack_columns(self.on_warpgroups(), sizes, None, |phase, columns, to, _| {
+            let taps = columns.flat_map(|column| (0..PHASES).map(move |tap| (column, tap)));
+            let mut merged = vec![0.0; inputs];
+            for ((column, tap), to) in taps.zip(to.chunks_exact_mut(inputs * self.precision.bytes())) {
+                stage.tap(phase, column, tap, &mut merged);
+                self.precision.encode(&merged, to);
+            }
+            Ok(())
+        })?;
         Ok(CudaUpsampleConv { packed, outputs, times })
     }
 

@@ -85,14 +85,16 @@ impl<D: Driver> CudaBackend<D> {
         own: &dyn Fn() -> Result<CudaLinear>,
         library: &dyn Fn() -> Result<CudaLinear>,
     ) -> Result<CudaLinear> {
-        let known = self.library.timed.lock().get(&sides).copied();
-        if let Some(times) = known {
+        // Layers are prepared by several threads; only one may time at once.
+        let mut timed = self.library.timed.lock();
+        if let Some(times) = timed.get(&sides).copied() {
+            drop(timed);
             return if times.library_wins() { library() } else { own() };
         }
         let own = own()?;
         match library().and_then(|library| Ok((self.time([&own, &library], sides)?, library))) {
             Ok((times, library)) => {
-                self.library.timed.lock().insert(sides, times);
+                timed.insert(sides, times);
                 Ok(if times.library_wins() { library } else { own })
             }
             // It was but to be faster; what is too little for this may be enough for a stream.

@@ -4,9 +4,11 @@
 
 use super::driver::{Address, Args, Driver, Product, Queue, kernels};
 use super::library::WORKSPACE_BYTES;
+use super::packing::{Sizes, Taps};
 use super::product::{HOPPER_THREADS, Packed, THREADS, Tile};
-use super::{CudaBackend, CudaTensor, Kernels, Precision, Weight, flat, index};
-use crate::backend::{Epilogue, HostTensor};
+use super::{CudaBackend, CudaTensor, Kernels, Precision, Weight, index};
+use crate::backend::parameter::flat_values;
+use crate::backend::{Epilogue, HostTensor, Parameter};
 use crate::error::{Error, Result};
 
 const LINEAR: [Kernels; 6] = [
@@ -51,18 +53,17 @@ pub struct CudaLinear {
 impl<D: Driver> CudaBackend<D> {
     pub(super) fn linear_layer(
         &self,
-        weight: &HostTensor,
+        weight: &Parameter<'_>,
         bias: Option<&HostTensor>,
         gate: Option<&HostTensor>,
     ) -> Result<CudaLinear> {
-        let (outputs, inputs) = weight.dims2()?;
-        let (weight, bias, gate) = (flat(weight)?, bias.map(flat).transpose()?, gate.map(flat).transpose()?);
-        let fill =
-            |[_, column, _]: [usize; 3], to: &mut [f32]| to.copy_from_slice(&weight[column * inputs..][..inputs]);
-        let shape = [1, 1, outputs, 1, inputs];
+        let [outputs, inputs] = weight.dims()?;
+        let (bias, gate) = (bias.map(flat_values).transpose()?, gate.map(flat_values).transpose()?);
+        let sizes = Sizes { layers: 1, maps: 1, outputs, segments: 1, inputs };
+        let taps = Taps { weight, inputs, taps: 1 };
         let own = || {
             let gate = gate.as_ref().map(|gate| self.weight(gate, Precision::F32)).transpose()?;
-            Ok(CudaLinear { packed: self.pack(shape, bias.clone(), fill)?, gate, library_bias: None })
+            Ok(CudaLinear { packed: self.pack(sizes, bias.clone(), taps)?, gate, library_bias: None })
         };
         // No library multiplies by a gate.
         if gate.is_some() || !self.library_takes((inputs, outputs)) {
@@ -72,7 +73,7 @@ impl<D: Driver> CudaBackend<D> {
             let offsets = bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
             let library_bias = Some(self.weight(&offsets, self.precision)?);
             // Column by column, which the kernels of every generation read as well, should it decline.
-            Ok(CudaLinear { packed: self.pack_for(false, shape, bias.clone(), fill)?, gate: None, library_bias })
+            Ok(CudaLinear { packed: self.pack_for(false, sizes, bias.clone(), taps)?, gate: None, library_bias })
         };
         self.faster((inputs, outputs), &own, &for_library)
     }

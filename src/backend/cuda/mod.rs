@@ -19,6 +19,7 @@ mod library;
 mod linear;
 mod mask;
 pub mod nvidia;
+mod packing;
 mod picture;
 mod product;
 mod qk;
@@ -30,12 +31,14 @@ mod yuv;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use parking_lot::Mutex;
 
+pub use super::Precision;
+use super::parameter::flat_values;
 use super::{
     Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup,
-    Qkv, Rope, Rounding, WINDOW_TOKENS,
+    Parameter, Qkv, Rope, Rounding, WINDOW_TOKENS, decode, encode,
 };
 use crate::error::{Error, Result};
 
@@ -46,41 +49,12 @@ pub use frames::{CudaIngest, CudaOutgoing};
 use library::Library;
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
+use packing::Scratch;
 pub use qk::CudaRope;
 pub use tensor::{CudaTensor, Weight};
-use tensor::{Shape, decode, encode, places_of_heads};
-use work::{ENDLESS_BYTES, Endless, Work};
-
-/// How rows and maps are stored, and what the tensor cores multiply; sums are f32 in each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// 32 bits, without tensor cores: the reference's numbers, slowly.
-    F32,
-    /// Brain float: 8 bits of fraction, the range of f32.
-    Bf16,
-    /// IEEE half: 11 bits of fraction, up to 65504.
-    F16,
-}
-
-impl Precision {
-    /// Bytes of a value.
-    pub fn bytes(self) -> usize {
-        match self {
-            Precision::F32 => 4,
-            Precision::Bf16 | Precision::F16 => 2,
-        }
-    }
-}
-
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-            Precision::F16 => "f16",
-        })
-    }
-}
+use tensor::{Shape, places_of_heads};
+pub use work::Work;
+use work::{ENDLESS_BYTES, Endless};
 
 /// The kernels of each precision.
 type Kernels = [Kernel; 3];
@@ -97,6 +71,8 @@ pub struct CudaBackend<D: Driver> {
     library: Library,
     /// Rows of a frame without what lies between them, on their way to or from the device.
     staging: Mutex<Vec<u8>>,
+    /// Memory of the host that packing has used and will use again.
+    scratch: Mutex<Vec<Scratch>>,
 }
 
 impl<D: Driver> CudaBackend<D> {
@@ -108,8 +84,9 @@ impl<D: Driver> CudaBackend<D> {
         let queue = Work::Device(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
         let (tensor_cores, multiprocessors) = (driver.tensor_cores(), driver.multiprocessors());
-        let (library, staging) = (Library::new(driver.library()), Mutex::default());
-        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, multiprocessors, library, staging })
+        let library = Library::new(driver.library());
+        let (staging, scratch) = (Mutex::default(), Mutex::default());
+        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, multiprocessors, library, staging, scratch })
     }
 
     /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
@@ -122,8 +99,9 @@ impl<D: Driver> CudaBackend<D> {
         let arena = Arc::new(Arena::new(memory.clone()));
         arena.reserve(ENDLESS_BYTES)?;
         let (queue, multiprocessors) = (Work::Rehearsal, 1);
-        let (library, staging) = (Library::new(None), Mutex::default());
-        Ok(Self { memory, queue, arena, precision, tensor_cores, multiprocessors, library, staging })
+        let library = Library::new(None);
+        let (staging, scratch) = (Mutex::default(), Mutex::default());
+        Ok(Self { memory, queue, arena, precision, tensor_cores, multiprocessors, library, staging, scratch })
     }
 
     /// The memory of activations.
@@ -206,11 +184,6 @@ impl<D: Driver> CudaBackend<D> {
     }
 }
 
-/// f32 values of a host tensor.
-fn flat(tensor: &HostTensor) -> Result<Vec<f32>> {
-    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-}
-
 /// A size as kernels take it.
 fn index(n: usize) -> Result<u32> {
     u32::try_from(n).map_err(|_| Error::Compute(format!("a size of {n} is beyond the kernels' 32 bits")))
@@ -232,24 +205,29 @@ impl<D: Driver> Backend for CudaBackend<D> {
     const FRUGAL: bool = true;
 
     fn vector(&self, v: &HostTensor) -> Result<Weight> {
-        self.weight(&flat(v)?, Precision::F32)
+        self.weight(&flat_values(v)?, Precision::F32)
     }
 
-    fn prepare_linear(
+    fn prepare_linear<'a>(
         &self,
-        weight: &HostTensor,
+        weight: impl Into<Parameter<'a>>,
         bias: Option<&HostTensor>,
         gate: Option<&HostTensor>,
     ) -> Result<CudaLinear> {
-        self.linear_layer(weight, bias, gate)
+        self.linear_layer(&weight.into(), bias, gate)
     }
 
-    fn prepare_conv3d(&self, weight: &HostTensor, bias: &HostTensor) -> Result<CudaConv3d> {
-        self.conv3d_layer(weight, bias)
+    fn prepare_conv3d<'a>(&self, weight: impl Into<Parameter<'a>>, bias: &HostTensor) -> Result<CudaConv3d> {
+        self.conv3d_layer(&weight.into(), bias)
     }
 
-    fn prepare_conv2d(&self, weight: &HostTensor, bias: Option<&HostTensor>, parts: usize) -> Result<CudaConv2d> {
-        self.conv2d_layer(weight, bias, parts)
+    fn prepare_conv2d<'a>(
+        &self,
+        weight: impl Into<Parameter<'a>>,
+        bias: Option<&HostTensor>,
+        parts: usize,
+    ) -> Result<CudaConv2d> {
+        self.conv2d_layer(&weight.into(), bias, parts)
     }
 
     fn prepare_upsample_conv(&self, grow: &HostTensor, weight: &HostTensor) -> Result<CudaUpsampleConv> {
@@ -412,12 +390,12 @@ impl<D: Driver> Backend for CudaBackend<D> {
 
     fn map(&self, values: &HostTensor) -> Result<CudaTensor> {
         let (height, width, channels) = values.dims3()?;
-        self.upload(Shape::Map(height, width, channels), self.precision, &flat(values)?)
+        self.upload(Shape::Map(height, width, channels), self.precision, &flat_values(values)?)
     }
 
     fn picture(&self, values: &HostTensor) -> Result<CudaTensor> {
         let (_, height, width) = values.dims3()?;
-        self.upload(Shape::Picture(height, width), Precision::F32, &flat(values)?)
+        self.upload(Shape::Picture(height, width), Precision::F32, &flat_values(values)?)
     }
 
     fn mask_to_host(&self, mask: &CudaMask) -> Result<HostTensor> {

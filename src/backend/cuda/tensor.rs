@@ -4,8 +4,6 @@
 
 use std::sync::Arc;
 
-use half::{bf16, f16};
-
 use super::Precision;
 use super::arena::Place;
 use super::driver::{Address, Memory};
@@ -141,24 +139,5 @@ impl Weight {
 impl Drop for Weight {
     fn drop(&mut self) {
         self.memory.free(self.address, self.bytes);
-    }
-}
-
-/// The bytes of `values` in a precision, rounded to the nearest.
-pub(super) fn encode(values: &[f32], precision: Precision) -> Vec<u8> {
-    match precision {
-        Precision::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Precision::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-        Precision::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-    }
-}
-
-/// The values that `bytes` hold in a precision.
-pub(super) fn decode(bytes: &[u8], precision: Precision) -> Vec<f32> {
-    let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-    match precision {
-        Precision::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Precision::Bf16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
-        Precision::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
     }
 }

@@ -11,7 +11,7 @@ pub use ledger::{Ledger, PlanTensor};
 
 use super::{
     Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup,
-    Qkv, Rope, Rounding, WINDOW_TOKENS,
+    Parameter, Qkv, Rope, Rounding, WINDOW_TOKENS,
 };
 use crate::error::{Error, Result};
 
@@ -51,8 +51,9 @@ impl PlanBackend {
         self.ledger.tensor(vec![3, height, width])
     }
 
-    fn layer(&self, weight: &HostTensor, outputs: usize, cost: usize, times: usize) -> PlanLayer {
-        PlanLayer { outputs, times, cost, _weights: self.ledger.weights(weight.elem_count()) }
+    fn layer(&self, weight: &Parameter<'_>, outputs: usize) -> PlanLayer {
+        let cost = weight.count();
+        PlanLayer { outputs, times: 1, cost, _weights: self.ledger.weights(cost) }
     }
 
     /// A map with `channels` channels, of the size of `like` times `factor`.
@@ -86,17 +87,32 @@ impl Backend for PlanBackend {
         Ok(self.ledger.weights(v.elem_count()))
     }
 
-    fn prepare_linear(&self, weight: &HostTensor, _: Option<&HostTensor>, _: Option<&HostTensor>) -> Result<PlanLayer> {
-        let (outputs, inputs) = weight.dims2()?;
-        Ok(self.layer(weight, outputs, inputs * outputs, 1))
+    fn prepare_linear<'a>(
+        &self,
+        weight: impl Into<Parameter<'a>>,
+        _: Option<&HostTensor>,
+        _: Option<&HostTensor>,
+    ) -> Result<PlanLayer> {
+        let weight = weight.into();
+        let [outputs, _] = weight.dims()?;
+        Ok(self.layer(&weight, outputs))
     }
 
-    fn prepare_conv3d(&self, weight: &HostTensor, _: &HostTensor) -> Result<PlanLayer> {
-        Ok(self.layer(weight, weight.dims5()?.0, weight.elem_count(), 1))
+    fn prepare_conv3d<'a>(&self, weight: impl Into<Parameter<'a>>, _: &HostTensor) -> Result<PlanLayer> {
+        let weight = weight.into();
+        let [outputs, ..] = weight.dims::<5>()?;
+        Ok(self.layer(&weight, outputs))
     }
 
-    fn prepare_conv2d(&self, weight: &HostTensor, _: Option<&HostTensor>, _: usize) -> Result<PlanLayer> {
-        Ok(self.layer(weight, weight.dims4()?.0, weight.elem_count(), 1))
+    fn prepare_conv2d<'a>(
+        &self,
+        weight: impl Into<Parameter<'a>>,
+        _: Option<&HostTensor>,
+        _: usize,
+    ) -> Result<PlanLayer> {
+        let weight = weight.into();
+        let [outputs, ..] = weight.dims::<4>()?;
+        Ok(self.layer(&weight, outputs))
     }
 
     fn prepare_upsample_conv(&self, grow: &HostTensor, weight: &HostTensor) -> Result<PlanLayer> {

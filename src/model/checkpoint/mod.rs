@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The four files of a checkpoint, memory-mapped.
+//! The four files of a checkpoint.
 
-mod dtype;
+mod entry;
 mod file;
 mod pickle;
+mod safetensors;
+mod source;
+mod strided;
 mod torch_zip;
 
 use std::fs::{self, File};
@@ -13,8 +16,9 @@ use std::path::Path;
 
 pub use file::TensorFile;
 
+use super::Loading;
 use super::config::Declared;
-use crate::backend::HostTensor;
+use crate::backend::{HostTensor, Parameter};
 use crate::error::{Error, Result};
 
 /// The DiT's weights.
@@ -31,12 +35,20 @@ const CONFIG: &str = "config.json";
 const MAX_CONFIG: u64 = 1 << 20;
 
 /// Where the parts of the network take their weights from: a file, or a test's generator.
-pub trait Weights {
+pub trait Weights: Sync {
     /// The tensor `key`, which must have exactly this shape, as contiguous f32 on the CPU.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] if it is missing or has another shape.
     fn get(&self, key: &str, shape: &[usize]) -> Result<HostTensor>;
+
+    /// The same tensor, read where and when its values are wanted.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] if it is missing or has another shape.
+    fn parameter(&self, key: &str, shape: &[usize]) -> Result<Parameter<'_>> {
+        Ok(self.get(key, shape)?.into())
+    }
 }
 
 /// The files of one model directory.
@@ -60,7 +72,7 @@ impl Checkpoint {
     /// Names of the files that every model directory holds, in the order of the fields.
     pub const FILES: [&'static str; 4] = [DIT, LQ, DECODER, PROMPT];
 
-    /// Maps the files of `dir` and reads their headers.
+    /// Opens the files of `dir` and reads their headers.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the directory or one of its four files is missing, [`Error::Read`] if one of them, or
@@ -70,7 +82,8 @@ impl Checkpoint {
         if !metadata.is_dir() {
             return Err(Error::Read { path: dir.into(), reason: format!("not a directory; {}", cure()) });
         }
-        let open = |name, what| TensorFile::open_as(&dir.join(name), what);
+        let open =
+            |name, what| TensorFile::open_as(&dir.join(name), what).map_err(|error| with_namesake(error, dir, name));
         let declared = read_config(&dir.join(CONFIG))?;
         Ok(Self {
             dit: open(DIT, "DiT weights")?,
@@ -80,6 +93,16 @@ impl Checkpoint {
             residual: declared.residual.unwrap_or(false),
             declared,
         })
+    }
+
+    /// Counts what is read from now on in `loading`, which may end it.
+    pub(crate) fn follow(&mut self, loading: &Loading) {
+        let mut total = 0;
+        for file in [&mut self.dit, &mut self.lq, &mut self.decoder, &mut self.prompt] {
+            file.follow(loading);
+            total += file.bytes();
+        }
+        loading.start(total);
     }
 }
 
@@ -95,6 +118,42 @@ fn cure() -> String {
         "a model directory holds {DIT}, {LQ}, {DECODER} and {PROMPT}; \
          those of FlashVSR v1.1 are on Hugging Face under the name JunhaoZhuang/FlashVSR-v1.1"
     )
+}
+
+/// Words by which the file of the same purpose is known in other collections of the model, such as those of nodes for
+/// ComfyUI.
+const NAMESAKES: [(&str, &[&str]); 4] = [
+    (DIT, &["flashvsr", "diffusion", "dit"]),
+    (LQ, &["lq"]),
+    (DECODER, &["tcdecoder", "decoder"]),
+    (PROMPT, &["posi", "prompt"]),
+];
+
+/// Adds to the error of a file that is not found which file of the directory it may be under another name.
+fn with_namesake(error: Error, dir: &Path, name: &str) -> Error {
+    let Error::NotFound { path, what, cure } = error else { return error };
+    let words = NAMESAKES.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, words)| words);
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|other| {
+            let other = other.to_lowercase();
+            let extension = Path::new(&other).extension().and_then(|extension| extension.to_str());
+            matches!(extension, Some("safetensors" | "ckpt" | "pth" | "pt" | "bin"))
+                && !Checkpoint::FILES.iter().any(|known| known.eq_ignore_ascii_case(&other))
+                && words.iter().any(|word| other.contains(word))
+        })
+        .collect();
+    names.sort();
+    let cure = match names.first() {
+        Some(other) => {
+            let other = other.escape_debug();
+            format!("there is {other}: if that is it under another name, rename it to {name}; {cure}")
+        }
+        None => cure,
+    };
+    Error::NotFound { path, what, cure }
 }
 
 /// Reads `config.json`; one that is not there says nothing.
@@ -114,5 +173,8 @@ fn read_config(path: &Path) -> Result<Declared> {
     read.map_err(|error| refuse(error.to_string()))?;
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))?;
+    if let Some((key, known)) = object.keys().find_map(|key| Some((key, Declared::misspelt(key)?))) {
+        return Err(refuse(format!("has \"{}\"; write it \"{known}\"", key.escape_debug())));
+    }
     serde_json::from_value(object.into()).map_err(|error| refuse(error.to_string()))
 }

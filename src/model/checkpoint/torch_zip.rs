@@ -4,36 +4,37 @@
 //! (`NAME/data/0`, ...), none of them compressed.
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::fs::File;
+use std::io::BufReader;
 use std::ops::Range;
 
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::file::Entry;
+use super::entry::Entry;
 use super::pickle::{self, View};
+use super::source::Source;
 
 /// Bytes of `data.pkl`. A tensor takes about 150.
-const MAX_PICKLE: usize = 16 << 20;
+const MAX_PICKLE: u64 = 16 << 20;
+/// Bytes of `byteorder`.
+const MAX_ORDER: u64 = 16;
 
 /// Why an archive is refused.
 type Result<T, E = String> = std::result::Result<T, E>;
 
-/// Finds the tensors of the archive `bytes`.
-pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, Entry>> {
-    let mut archive = Archive::open(bytes)?;
-    if let Some(range) = archive.find("byteorder")? {
-        let order = bytes.get(range).unwrap_or_default();
-        if order != b"little" {
-            return Err("was saved with another byte order than little-endian".into());
-        }
+/// Finds the tensors of an archive.
+pub(super) fn read(source: &Source) -> Result<BTreeMap<String, Entry>> {
+    let mut archive = Archive::open(source)?;
+    if let Some(range) = archive.find("byteorder")?
+        && archive.contents(range, "byteorder", MAX_ORDER)? != b"little"
+    {
+        return Err("was saved with another byte order than little-endian".into());
     }
-    let pickle = archive.find("data.pkl")?.and_then(|range| bytes.get(range)).ok_or("has no data.pkl")?;
-    if pickle.len() > MAX_PICKLE {
-        return Err(format!("its data.pkl has {} bytes, more than the {MAX_PICKLE} allowed", pickle.len()));
-    }
+    let range = archive.find("data.pkl")?.ok_or("has no data.pkl")?;
+    let pickle = archive.contents(range, "data.pkl", MAX_PICKLE)?;
     let mut tensors = BTreeMap::new();
-    for (key, view) in pickle::read(pickle)? {
+    for (key, view) in pickle::read(&pickle)? {
         let entry = archive.entry(&view).map_err(|reason| format!("tensor \"{}\": {reason}", key.escape_debug()))?;
         tensors.insert(key.to_owned(), entry);
     }
@@ -41,17 +42,17 @@ pub(super) fn read(bytes: &[u8]) -> Result<BTreeMap<String, Entry>> {
 }
 
 struct Archive<'a> {
-    bytes: &'a [u8],
-    zip: ZipArchive<Cursor<&'a [u8]>>,
+    source: &'a Source,
+    zip: ZipArchive<BufReader<&'a File>>,
     /// The archive's one folder, with its slash.
     root: String,
 }
 
 impl<'a> Archive<'a> {
-    fn open(bytes: &'a [u8]) -> Result<Self> {
+    fn open(source: &'a Source) -> Result<Self> {
         // Nothing may precede the archive, so there is no need to look for its start.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
-        let zip = ZipArchive::with_config(config, Cursor::new(bytes))
+        let zip = ZipArchive::with_config(config, BufReader::new(source.file()))
             .map_err(|error| format!("not a whole zip archive, is it cut off? ({error})"))?;
         if zip.metadata().has_duplicate_names() {
             return Err("has two entries of one name".into());
@@ -67,22 +68,32 @@ impl<'a> Archive<'a> {
             }
             root
         };
-        Ok(Self { bytes, zip, root })
+        Ok(Self { source, zip, root })
+    }
+
+    /// The contents of an entry that has at most `most` bytes.
+    fn contents(&self, range: Range<u64>, name: &str, most: u64) -> Result<Vec<u8>> {
+        let len = range.end - range.start;
+        if len > most {
+            return Err(format!("its {name} has {len} bytes, more than the {most} allowed"));
+        }
+        let mut bytes = vec![0; len as usize];
+        self.source.read_at(range.start, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Where the contents of an entry lie, if there is one of that name.
-    fn find(&mut self, name: &str) -> Result<Option<Range<usize>>> {
+    fn find(&mut self, name: &str) -> Result<Option<Range<u64>>> {
         let Some(index) = self.zip.index_for_name(&format!("{}{name}", self.root)) else { return Ok(None) };
         let name = name.escape_debug();
         let entry = self.zip.by_index_raw(index).map_err(|error| format!("its entry {name}: {error}"))?;
         if entry.encrypted() || entry.compression() != CompressionMethod::Stored {
             return Err(format!("its entry {name} is compressed or encrypted, which torch never does"));
         }
-        let start = entry.data_start().and_then(|start| usize::try_from(start).ok());
-        let range = start
-            .zip(usize::try_from(entry.size()).ok())
-            .and_then(|(start, len)| Some(start..start.checked_add(len)?))
-            .filter(|range| range.end <= self.bytes.len() && entry.size() == entry.compressed_size());
+        let range = entry
+            .data_start()
+            .and_then(|start| Some(start..start.checked_add(entry.size())?))
+            .filter(|range| range.end <= self.source.len() && entry.size() == entry.compressed_size());
         range.map(Some).ok_or_else(|| format!("its entry {name} reaches beyond the file"))
     }
 
@@ -91,14 +102,14 @@ impl<'a> Archive<'a> {
         let span = span(view).filter(|span| span.end <= view.storage_len);
         let span = span.ok_or_else(|| format!("shape {:?} does not fit into its storage", view.shape))?;
         // A tensor of a type that no weight has is listed, and never read.
-        let Some(size) = view.dtype.size() else { return Ok(entry) };
+        let Some(size) = view.dtype.precision().map(|precision| precision.bytes() as u64) else { return Ok(entry) };
         let name = format!("data/{}", view.storage);
         let storage = self.find(&name)?.ok_or_else(|| format!("its entry {} is missing", name.escape_debug()))?;
-        let present = storage.len() / size;
-        if view.storage_len > present {
+        let present = (storage.end - storage.start) / size;
+        if view.storage_len as u64 > present {
             return Err(format!("its storage has {present} elements, not the {} it claims", view.storage_len));
         }
-        entry.bytes = storage.start + span.start * size..storage.start + span.end * size;
+        entry.bytes = storage.start + span.start as u64 * size..storage.start + span.end as u64 * size;
         entry.strides = (!is_contiguous(view)).then(|| walked(view));
         Ok(entry)
     }

@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use crate::backend::cuda::driver::{Address, Product};
-use crate::backend::cuda::tensor::{decode, encode};
+use crate::backend::{decode, encode};
 
 /// Computes a product.
 pub(super) fn multiply(product: &Product) {

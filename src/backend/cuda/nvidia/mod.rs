@@ -13,6 +13,7 @@ mod queue;
 mod staging;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use cudarc::driver::sys::{self, CUresult};
 
@@ -32,6 +33,8 @@ pub struct Nvidia {
     graphs: bool,
     launches: Arc<AllLaunches>,
     library: Option<Arc<Library>>,
+    /// Whether it was asked for in vain and nobody has been told.
+    library_missing: Arc<AtomicBool>,
 }
 
 impl Nvidia {
@@ -54,18 +57,21 @@ impl Nvidia {
             (9, 0) => TensorCores::Warpgroup,
             _ => TensorCores::Warp,
         };
-        let library = Library::open(&device).map(Arc::new);
-        Ok(Self { device, tensor_cores, graphs: true, launches: Arc::default(), library })
+        let (launches, library_missing) = (Arc::default(), Arc::default());
+        Ok(Self { device, tensor_cores, graphs: true, launches, library: None, library_missing })
     }
 
-    /// The same GPU without NVIDIA's library of matrix products.
-    pub fn with_own_kernels(self) -> Self {
-        Self { library: None, ..self }
+    /// The same GPU with NVIDIA's library cuBLASLt for the linear layers of which it is faster, if the library is there; if it
+    /// is not, [`Driver::notice`] says so.
+    pub fn with_library(self) -> Self {
+        let library = Library::open(&self.device).map(Arc::new);
+        self.library_missing.store(library.is_none(), Relaxed);
+        Self { library, ..self }
     }
 
     /// The same GPU with those of our kernels alone that run on every generation.
     pub fn with_common_kernels(self) -> Self {
-        Self { tensor_cores: TensorCores::Warp, ..self.with_own_kernels() }
+        Self { tensor_cores: TensorCores::Warp, ..self }
     }
 
     /// The same GPU with each kernel launched at once and by itself, and no graphs of them.
@@ -128,7 +134,12 @@ impl Driver for Nvidia {
     }
 
     fn notice(&self) -> Option<String> {
-        self.device.notice()
+        let no_library = || {
+            let text = "the library cuBLASLt, which FLASHVSR_KERNELS=library asks for, is not found; it comes with the CUDA \
+                        toolkit, or name its folder in LD_LIBRARY_PATH; until then our own kernels do its work";
+            self.library_missing.swap(false, Relaxed).then(|| text.into())
+        };
+        self.device.notice().or_else(no_library)
     }
 
     fn library(&self) -> Option<String> {

@@ -3,7 +3,7 @@
 //! What the pickle machine handles.
 
 use super::Result;
-use crate::model::checkpoint::dtype::DType;
+use crate::model::checkpoint::entry::DType;
 
 /// A tensor as a pickle describes it: a strided view of a storage. Nothing has been checked against the storage yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Global {
             ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
             ("torch", "FloatStorage") => Self::Storage(DType::F32),
             ("torch", "HalfStorage") => Self::Storage(DType::F16),
-            ("torch", "BFloat16Storage") => Self::Storage(DType::Bf16),
+            ("torch", "BFloat16Storage") => Self::Storage(DType::BF16),
             ("torch", "DoubleStorage") => Self::Storage(DType::Other("f64")),
             ("torch", "LongStorage") => Self::Storage(DType::Other("i64")),
             ("torch", "IntStorage") => Self::Storage(DType::Other("i32")),

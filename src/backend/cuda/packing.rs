@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Weights on their way to the device, in the order in which kernels read them. A layer goes in tiles: each is read, converted,
+//! put in order and uploaded by one thread, so that the host never holds more than the tiles that are under way.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::driver::{Driver, Queue};
+use super::product::{HOPPER_STEP, PIECE, Packed, Tile};
+use super::{CudaBackend, Precision, Weight, index};
+use crate::backend::Parameter;
+use crate::error::{Error, Result};
+
+/// Bytes of the columns that are read at a time.
+const BATCH_BYTES: usize = 1 << 20;
+/// Bytes of the tiles of one layer that may be under way.
+const TILES_BYTES: usize = 256 << 20;
+
+/// The sizes of a layer's weights.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sizes {
+    /// Weights one after the other, with the same bias: the phases of an upsampling.
+    pub layers: usize,
+    /// Maps that come out of each: the time steps of an upsampling.
+    pub maps: usize,
+    /// Channels of such a map.
+    pub outputs: usize,
+    /// Parts of the depth: the taps of a convolution.
+    pub segments: usize,
+    /// Channels in.
+    pub inputs: usize,
+}
+
+/// Memory of the host for packing one tile.
+#[derive(Default)]
+pub(super) struct Scratch {
+    tile: Vec<u8>,
+    columns: Vec<u8>,
+    /// For whoever fetches columns.
+    pub stored: Vec<u8>,
+    /// For whoever fetches columns.
+    pub values: Vec<u8>,
+}
+
+/// How the rows of a parameter, one per output, become columns `[segment][input]`: value `(part * inputs + input) * taps + tap`
+/// belongs to segment `part * taps + tap`.
+#[derive(Clone, Copy)]
+pub(super) struct Taps<'p, 'a> {
+    pub weight: &'p Parameter<'a>,
+    pub inputs: usize,
+    pub taps: usize,
+}
+
+impl Taps<'_, '_> {
+    /// Writes some columns in `precision`.
+    fn fetch(&self, columns: Range<usize>, precision: Precision, to: &mut [u8], scratch: &mut Scratch) -> Result<()> {
+        let from = self.weight.precision();
+        let Scratch { stored, values, .. } = scratch;
+        stored.resize(to.len() / precision.bytes() * from.bytes(), 0);
+        self.weight.read_rows(columns, stored)?;
+        if self.taps == 1 {
+            from.convert(stored, precision, to);
+            return Ok(());
+        }
+        values.resize(to.len(), 0);
+        from.convert(stored, precision, values);
+        match precision.bytes() {
+            2 => transpose(values.as_chunks::<2>().0, to.as_chunks_mut().0, self.inputs, self.taps),
+            _ => transpose(values.as_chunks::<4>().0, to.as_chunks_mut().0, self.inputs, self.taps),
+        }
+        Ok(())
+    }
+}
+
+/// Turns matrices `[inputs][taps]` into `[taps][inputs]`.
+fn transpose<T: Copy>(from: &[T], to: &mut [T], inputs: usize, taps: usize) {
+    for (from, to) in from.chunks_exact(inputs * taps).zip(to.chunks_exact_mut(inputs * taps)) {
+        for (tap, to) in to.chunks_exact_mut(inputs).enumerate() {
+            to.iter_mut().zip(from[tap..].iter().step_by(taps)).for_each(|(to, from)| *to = *from);
+        }
+    }
+}
+
+impl<D: Driver> CudaBackend<D> {
+    /// Packs a parameter of which each row holds an output.
+    pub(super) fn pack(&self, sizes: Sizes, bias: Option<Vec<f32>>, taps: Taps<'_, '_>) -> Result<Packed> {
+        self.pack_for(self.on_warpgroups(), sizes, bias, taps)
+    }
+
+    /// The same for Hopper's kernels or for those of every generation.
+    pub(super) fn pack_for(
+        &self,
+        on_warpgroups: bool,
+        sizes: Sizes,
+        bias: Option<Vec<f32>>,
+        taps: Taps<'_, '_>,
+    ) -> Result<Packed> {
+        let columns = sizes.maps * sizes.outputs;
+        let expected = columns * sizes.segments * sizes.inputs;
+        if taps.weight.count() != expected || taps.weight.shape().first() != Some(&columns) {
+            return Err(Error::Compute(format!("weights of {:?} for {sizes:?}", taps.weight.shape())));
+        }
+        self.pack_columns(on_warpgroups, sizes, bias, |_, columns, to, scratch| {
+            taps.fetch(columns, self.precision, to, scratch)
+        })
+    }
+
+    /// Packs what `fetch` writes: some columns of a layer, each `[segment][input]` in the backend's precision.
+    pub(super) fn pack_columns(
+        &self,
+        on_warpgroups: bool,
+        sizes: Sizes,
+        bias: Option<Vec<f32>>,
+        fetch: impl Fn(usize, Range<usize>, &mut [u8], &mut Scratch) -> Result<()> + Sync,
+    ) -> Result<Packed> {
+        let Sizes { layers, maps, outputs, segments, inputs } = sizes;
+        let columns = maps * outputs;
+        let bias = bias.unwrap_or_else(|| vec![0.0; columns]);
+        if bias.len() != columns || [layers, columns, segments, inputs].contains(&0) {
+            return Err(Error::Compute(format!(
+                "no layer of {segments} x {inputs} inputs, {columns} outputs and {} offsets",
+                bias.len()
+            )));
+        }
+        let tile = Tile::new(inputs, columns, outputs, self.precision, on_warpgroups);
+        let channels = inputs.next_multiple_of(tile.step(self.precision));
+        let (_, width) = tile.sides();
+        let padded = columns.next_multiple_of(width);
+        let depth = segments * channels;
+        let tile_bytes = width * depth * self.precision.bytes();
+        let tiles = layers * padded / width;
+        let weights = Weight::new(self.memory.clone(), tiles * tile_bytes)?;
+        let order = Order { tile, width, segments, inputs, channels, bytes: self.precision.bytes() };
+        let pack = |number: usize| {
+            let (layer, first) = (number * width / padded, number * width % padded);
+            let mut scratch = self.scratch.lock().pop().unwrap_or_default();
+            let mut packed = std::mem::take(&mut scratch.tile);
+            packed.clear();
+            packed.resize(tile_bytes, 0);
+            let batch = (BATCH_BYTES / order.column_bytes()).clamp(1, width);
+            let last = columns.min(first + width);
+            for start in (first..last).step_by(batch) {
+                let some = start..last.min(start + batch);
+                let mut fetched = std::mem::take(&mut scratch.columns);
+                fetched.resize(some.len() * order.column_bytes(), 0);
+                fetch(layer, some, &mut fetched, &mut scratch)?;
+                for (column, values) in fetched.chunks_exact(order.column_bytes()).enumerate() {
+                    order.put(values, start - first + column, &mut packed);
+                }
+                scratch.columns = fetched;
+            }
+            self.queue.upload(weights.address() + (number * tile_bytes) as u64, &packed)?;
+            scratch.tile = packed;
+            self.scratch.lock().push(scratch);
+            Ok::<_, Error>(())
+        };
+        let parallel = (TILES_BYTES / tile_bytes.max(1)).max(1);
+        for first in (0..tiles).step_by(parallel) {
+            (first..tiles.min(first + parallel)).into_par_iter().try_for_each(pack)?;
+        }
+        let bias = self.weight(&bias, Precision::F32)?;
+        Ok(Packed { weights, bias, tile, depth: index(depth)?, columns, inputs })
+    }
+}
+
+/// Where the values of a column lie in its tile.
+struct Order {
+    tile: Tile,
+    width: usize,
+    segments: usize,
+    inputs: usize,
+    /// Inputs, filled up with zeros to whole steps.
+    channels: usize,
+    /// Bytes of a value.
+    bytes: usize,
+}
+
+impl Order {
+    /// Bytes of a column `[segment][input]`.
+    fn column_bytes(&self) -> usize {
+        self.segments * self.inputs * self.bytes
+    }
+
+    /// Puts a column `[segment][input]` into its tile: `[column][segment][channel]`, or on Hopper
+    /// `[segment][step][column][channel]` with the pieces of each step's row swizzled.
+    fn put(&self, values: &[u8], column: usize, tile: &mut [u8]) {
+        for (segment, values) in values.chunks_exact(self.inputs * self.bytes).enumerate() {
+            if self.tile.is_hopper() {
+                swizzle(values, &mut tile[segment * self.channels * self.width * self.bytes..], self.width, column);
+            } else {
+                let at = (column * self.segments + segment) * self.channels * self.bytes;
+                tile[at..at + values.len()].copy_from_slice(values);
+            }
+        }
+    }
+}
+
+/// Writes a column of a segment, 16-bit values, into Hopper's tiles of `width` columns, one for each step: piece p of a tile's
+/// row r lies at p ^ r % 8 (`kernels/hopper.cuh`).
+fn swizzle(column: &[u8], tiles: &mut [u8], width: usize, number: usize) {
+    const PIECE_BYTES: usize = 2 * PIECE;
+    for (piece, values) in column.chunks_exact(PIECE_BYTES).enumerate() {
+        let (step, piece) = (piece * PIECE / HOPPER_STEP, piece % (HOPPER_STEP / PIECE));
+        let at = 2 * (step * width + number) * HOPPER_STEP + (piece ^ (number % 8)) * PIECE_BYTES;
+        tiles[at..at + PIECE_BYTES].copy_from_slice(values);
+    }
+}
