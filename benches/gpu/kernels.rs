@@ -3,11 +3,14 @@
 //! Kernels one by one, at the sizes of a steady window, beside what the device can do: the rate of a large square product, and
 //! the rate at which two large pictures are added.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
+use candle_core::Storage;
 use gstflashvsr::backend::cuda::driver::Driver;
 use gstflashvsr::backend::cuda::{CudaBackend, CudaTensor, Precision};
 use gstflashvsr::backend::{
@@ -40,6 +43,8 @@ struct Bench<'a, D: Driver> {
     backend: &'a CudaBackend<D>,
     limits: Limits,
     lines: Cell<usize>,
+    /// Random rows on the device, by their number and length.
+    rows: RefCell<BTreeMap<(usize, usize), CudaTensor>>,
 }
 
 /// Seconds of one call.
@@ -59,8 +64,10 @@ fn seconds<D: Driver, T>(backend: &CudaBackend<D>, call: impl Fn() -> gstflashvs
 }
 
 fn random_rows<D: Driver>(backend: &CudaBackend<D>, rows: usize, cols: usize) -> Result<CudaTensor> {
-    let values = uniform(&[rows, cols], 2.0, 0.0)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(backend.rows(&values, rows, cols)?)
+    let tensor = uniform(&[rows, cols], 2.0, 0.0)?;
+    let (storage, _) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("random values that are not on the CPU") };
+    Ok(backend.rows(storage.as_slice()?, rows, cols)?)
 }
 
 fn random_map<D: Driver>(backend: &CudaBackend<D>, height: usize, width: usize, channels: usize) -> Result<CudaTensor> {
@@ -71,8 +78,9 @@ fn weights(outputs: usize, inputs: usize) -> gstflashvsr::Result<HostTensor> {
     uniform(&[outputs, inputs], 2.0 / (inputs as f32).sqrt(), 0.0)
 }
 
-/// Measures what the device can do.
-fn limits<D: Driver>(backend: &CudaBackend<D>, config: &Config, size: Size) -> Result<Limits> {
+/// Measures what the device can do, and prints it.
+pub fn limits<D: Driver>(driver: &Arc<D>, config: &Config, precision: Precision, size: Size) -> Result<Limits> {
+    let backend = &CudaBackend::new(driver.clone(), precision)?;
     let side = if config.dim < HEAD_DIM * 4 { 4 * HEAD_DIM } else { SQUARE };
     let layer = backend.prepare_linear(&weights(side, side)?, None, None)?;
     let x = random_rows(backend, side, side)?;
@@ -81,7 +89,13 @@ fn limits<D: Driver>(backend: &CudaBackend<D>, config: &Config, size: Size) -> R
     let (a, b) = (picture()?, picture()?);
     let sum = seconds(backend, || backend.add(&a, &b))?;
     let bytes = 3 * 3 * size.height * size.width * size_of::<f32>();
-    Ok(Limits { flops: 2.0 * (side as f64).powi(3) / product, bytes: bytes as f64 / sum })
+    let limits = Limits { flops: 2.0 * (side as f64).powi(3) / product, bytes: bytes as f64 / sum };
+    println!(
+        "limits as measured: {:.0} TFLOP/s in a square product, {:.0} GB/s in a sum of pictures",
+        limits.flops / 1e12,
+        limits.bytes / 1e9
+    );
+    Ok(limits)
 }
 
 impl<D: Driver> Bench<'_, D> {
@@ -106,6 +120,15 @@ impl<D: Driver> Bench<'_, D> {
         println!("| {name} | {:.3} | {rate} | {:.0} % |", seconds * 1e3, share * 100.0);
     }
 
+    /// Random rows, which other measurements may use too.
+    fn random_rows(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
+        let mut known = self.rows.borrow_mut();
+        Ok(match known.entry((rows, cols)) {
+            Entry::Occupied(tensor) => tensor.get().clone(),
+            Entry::Vacant(place) => place.insert(random_rows(self.backend, rows, cols)?).clone(),
+        })
+    }
+
     fn layers(&self, config: &Config, tokens: usize) -> Result<()> {
         let &Config { dim, ffn, .. } = config;
         let backend = self.backend;
@@ -119,7 +142,9 @@ impl<D: Driver> Bench<'_, D> {
         ] {
             let (bias, gate) = (vector(outputs)?, vector(outputs)?);
             let layer = backend.prepare_linear(&weights(outputs, inputs)?, Some(&bias), gated.then_some(&gate))?;
-            let (x, residual) = (random_rows(backend, tokens, inputs)?, random_rows(backend, tokens, outputs)?);
+            // In memory of its own, as in the network.
+            let residual = random_rows(backend, tokens, outputs)?;
+            let x = self.random_rows(tokens, inputs)?;
             self.computes(name, 2 * tokens * inputs * outputs, || {
                 let epilogue = match (gated, outputs == ffn) {
                     (true, _) => Epilogue::Add(&residual),
@@ -135,7 +160,7 @@ impl<D: Driver> Bench<'_, D> {
     fn attention(&self, config: &Config, grid: Grid, mask: &DraftMask, bytes: usize) -> Result<()> {
         let backend = self.backend;
         let (dim, tokens) = (config.dim, grid.tokens());
-        let qkv = random_rows(backend, tokens, 3 * dim)?;
+        let qkv = self.random_rows(tokens, 3 * dim)?;
         let norm = backend.vector(&uniform(&[dim], 0.2, 1.0)?)?;
         let rope = backend.rope(Rope::new(0, grid.frames, grid.rows, grid.cols))?;
         let rotated = || backend.qk_norm_rope(&qkv, &norm, &norm, &rope, grid);
@@ -150,18 +175,15 @@ impl<D: Driver> Bench<'_, D> {
         let flops = 4 * WINDOW_TOKENS * WINDOW_TOKENS * HEAD_DIM * pairs as usize;
         self.computes("block-sparse attention", flops, || backend.block_sparse_attention(&own.q, &groups, &lists))?;
         let prompt = config.prompt_tokens;
-        let (q, k, v) = (
-            random_rows(backend, tokens, dim)?,
-            random_rows(backend, prompt, dim)?,
-            random_rows(backend, prompt, dim)?,
-        );
+        let [k, v] = [random_rows(backend, prompt, dim)?, random_rows(backend, prompt, dim)?];
+        let q = self.random_rows(tokens, dim)?;
         let flops = 4 * tokens * prompt * dim;
         self.computes("cross attention", flops, || backend.cross_attention(&q, &k, &v))
     }
 
     fn rows(&self, config: &Config, tokens: usize, bytes: usize) -> Result<()> {
         let (backend, dim) = (self.backend, config.dim);
-        let x = random_rows(backend, tokens, dim)?;
+        let x = self.random_rows(tokens, dim)?;
         let vector = backend.vector(&uniform(&[dim], 0.2, 1.0)?)?;
         self.moves("rows: layer norm, modulated", 2 * tokens * dim * bytes, || {
             backend.layer_norm(&x, &vector, &vector)
@@ -207,21 +229,20 @@ impl<D: Driver> Bench<'_, D> {
     }
 }
 
-/// Prints the table of kernels, and gives the limits that it compares them with.
-pub fn report<D: Driver>(driver: &Arc<D>, config: &Config, precision: Precision, size: Size) -> Result<Limits> {
+/// Prints the table of kernels.
+pub fn report<D: Driver>(
+    driver: &Arc<D>,
+    config: &Config,
+    precision: Precision,
+    size: Size,
+    limits: Limits,
+) -> Result<()> {
     let backend = &CudaBackend::new(driver.clone(), precision)?;
     let (grid, params) = steady(size)?;
-    let limits = limits(backend, config, size).context("the limits")?;
-    println!(
-        "limits as measured: {:.0} TFLOP/s in a square product, {:.0} GB/s in a sum of pictures",
-        limits.flops / 1e12,
-        limits.bytes / 1e9
-    );
-    let bench = Bench { backend, limits, lines: Cell::new(0) };
+    let bench = Bench { backend, limits, lines: Cell::new(0), rows: RefCell::default() };
     bench.layers(config, grid.tokens())?;
     bench.attention(config, grid, &params.draft_mask(&grid), precision.bytes())?;
     bench.rows(config, grid.tokens(), precision.bytes())?;
     bench.convolutions(config, size)?;
-    bench.pictures(size)?;
-    Ok(limits)
+    bench.pictures(size)
 }

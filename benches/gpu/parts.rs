@@ -14,7 +14,7 @@ use gstflashvsr::model::{Cancel, Config, DecoderState, DitParams, DitState, LqSt
 
 use crate::common::uniform;
 use crate::kernels::Limits;
-use crate::network;
+use crate::{Span, network};
 
 /// Pixels of the size to which the sparse ratio of 2 refers.
 const REFERENCE_AREA: f64 = 768.0 * 1280.0;
@@ -92,6 +92,33 @@ impl<B: Backend> Loop<B> {
     }
 }
 
+impl<D: Driver> Loop<CudaBackend<D>> {
+    /// A network on a device, whose cache has its steady length.
+    fn warm(driver: &Arc<D>, network: &Arc<Network<CudaBackend<D>>>, precision: Precision, size: Size) -> Result<Self> {
+        let mut warm = Self::new(CudaBackend::new(driver.clone(), precision)?, network.clone(), size)?;
+        for _ in 0..WARM_UP {
+            warm.window(|_, _| Ok(()))?;
+        }
+        warm.backend.wait()?;
+        Ok(warm)
+    }
+}
+
+/// Runs a single steady window while `profile` has a profiler look on.
+pub fn profiled<D: Driver>(
+    driver: &Arc<D>,
+    network: &Arc<Network<CudaBackend<D>>>,
+    precision: Precision,
+    size: Size,
+    profile: impl Fn(bool) -> Result<()>,
+) -> Result<()> {
+    let mut warm = Loop::warm(driver, network, precision, size)?;
+    profile(true)?;
+    warm.window(|_, _| Ok(()))?;
+    warm.backend.wait()?;
+    profile(false)
+}
+
 /// Floating-point operations of each part.
 fn work(config: &Config, size: Size) -> Result<[u64; PARTS.len()]> {
     let backend = PlanBackend::default();
@@ -122,19 +149,15 @@ pub fn report<D: Driver>(
     network: &Arc<Network<CudaBackend<D>>>,
     precision: Precision,
     size: Size,
-    windows: usize,
+    span: Span,
     limits: Limits,
 ) -> Result<()> {
     let work = work(&network.config, size)?;
-    let backend = CudaBackend::new(driver.clone(), precision)?;
-    let mut timed = Loop::new(backend, network.clone(), size)?;
-    for _ in 0..WARM_UP {
-        timed.window(|_, _| Ok(()))?;
-    }
-    timed.backend.wait()?;
+    let mut timed = Loop::warm(driver, network, precision, size)?;
     let mut seconds = [const { Vec::new() }; PARTS.len()];
-    let mut start = Instant::now();
-    for _ in 0..windows.max(1) {
+    let begin = Instant::now();
+    let mut start = begin;
+    while span.goes_on(seconds[0].len(), begin) {
         timed.window(|backend, part| {
             backend.wait()?;
             seconds[part].push(start.elapsed().as_secs_f64());
@@ -143,7 +166,8 @@ pub fn report<D: Driver>(
         })?;
     }
     // The floor is the time of the same operations at the device's limit.
-    println!("\n| part | ms per window | TFLOP | TFLOP/s | share of the floor |\n|---|---|---|---|---|");
+    println!("\n{} steady windows, each part alone:\n", seconds[0].len());
+    println!("| part | ms per window | TFLOP | TFLOP/s | share of the floor |\n|---|---|---|---|---|");
     let row = |name: &str, seconds: f64, work: u64| {
         let tera = work as f64 / 1e12;
         let share = work as f64 / limits.flops / seconds;

@@ -12,6 +12,7 @@ use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 use gstflashvsr::model::Network;
 use gstflashvsr::upscaler::{Cancel, Frame, FrameMut, Geometry, Model, Options, Samples, SamplesMut, Stream, on_cuda};
 
+use crate::Span;
 use crate::dry::{Counts, Dry};
 
 /// Frames that complete the first window.
@@ -104,7 +105,7 @@ pub fn report<D: Driver>(
     network: Arc<Network<CudaBackend<D>>>,
     precision: Precision,
     geometry: Geometry,
-    windows: usize,
+    span: Span,
     weights: u64,
 ) -> Result<()> {
     let model = on_cuda::model(driver.clone(), network, precision, "a benchmark".into());
@@ -121,12 +122,16 @@ pub fn report<D: Driver>(
     let mut feed = Feed::new(model, geometry, Options { behind: true, ..Options::default() })?;
     let activations = before - driver.bytes()?.0;
     feed.run(FIRST_WINDOW + WARM_UP * WINDOW)?;
+    let (mut frames, mut windows) = (0, 0);
     let start = Instant::now();
-    let frames = feed.run(windows.max(1) * WINDOW)?;
+    while span.goes_on(windows, start) {
+        frames += feed.run(WINDOW)?;
+        windows += 1;
+    }
     let fps = frames as f64 / start.elapsed().as_secs_f64();
     let growth = (before - activations).saturating_sub(driver.bytes()?.0);
     println!("\n| whole stream | |\n|---|---|");
-    println!("| frames per second, host to host | {fps:.1} |");
+    println!("| frames per second, host to host, in {windows} windows | {fps:.1} |");
     println!("| first frame out after the 25th in, live | {:.0} ms |", first.as_secs_f64() * 1e3);
     println!("| device memory: weights | {:.2} GB |", weights as f64 / 1e9);
     println!("| device memory: a stream | {:.2} GB |", activations as f64 / 1e9);
