@@ -17,8 +17,9 @@ use gstflashvsr::backend::{
     Backend, ColorFix, DraftMask, Epilogue, Grid, HEAD_DIM, HostTensor, Rope, Size, WINDOW_TOKENS,
 };
 use gstflashvsr::model::Config;
+use gstflashvsr::model::checkpoint::Weights;
 
-use crate::common::uniform;
+use crate::common::{RandomWeights, uniform};
 use crate::parts::steady;
 
 /// Frame pairs of keys that a steady window attends to.
@@ -74,15 +75,16 @@ fn random_map<D: Driver>(backend: &CudaBackend<D>, height: usize, width: usize, 
     Ok(backend.map(&uniform(&[height, width, channels], 2.0, 0.0)?)?)
 }
 
-fn weights(outputs: usize, inputs: usize) -> gstflashvsr::Result<HostTensor> {
-    uniform(&[outputs, inputs], 2.0 / (inputs as f32).sqrt(), 0.0)
+/// The weights that a layer of this shape has in the network of random weights.
+fn weights(shape: &[usize]) -> gstflashvsr::Result<HostTensor> {
+    RandomWeights.get("", shape)
 }
 
 /// Measures what the device can do, and prints it.
 pub fn limits<D: Driver>(driver: &Arc<D>, config: &Config, precision: Precision, size: Size) -> Result<Limits> {
     let backend = &CudaBackend::new(driver.clone(), precision)?;
     let side = if config.dim < HEAD_DIM * 4 { 4 * HEAD_DIM } else { SQUARE };
-    let layer = backend.prepare_linear(&weights(side, side)?, None, None)?;
+    let layer = backend.prepare_linear(&weights(&[side, side])?, None, None)?;
     let x = random_rows(backend, side, side)?;
     let product = seconds(backend, || backend.linear(&x, &layer, Epilogue::None))?;
     let picture = || -> Result<CudaTensor> { Ok(backend.picture(&uniform(&[3, size.height, size.width], 2.0, 0.0)?)?) };
@@ -141,7 +143,7 @@ impl<D: Driver> Bench<'_, D> {
             ("linear: out of the feed-forward, gated", ffn, dim, true),
         ] {
             let (bias, gate) = (vector(outputs)?, vector(outputs)?);
-            let layer = backend.prepare_linear(&weights(outputs, inputs)?, Some(&bias), gated.then_some(&gate))?;
+            let layer = backend.prepare_linear(&weights(&[outputs, inputs])?, Some(&bias), gated.then_some(&gate))?;
             // In memory of its own, as in the network.
             let residual = random_rows(backend, tokens, outputs)?;
             let x = self.random_rows(tokens, inputs)?;
@@ -199,8 +201,8 @@ impl<D: Driver> Bench<'_, D> {
             ("convolution: first of the LQ projection", 768, h1, 2),
             ("convolution: second of the LQ projection", h1, h2, 1),
         ] {
-            let conv = backend
-                .prepare_conv3d(&uniform(&[outputs, inputs, 4, 3, 3], 0.02, 0.0)?, &uniform(&[outputs], 0.2, 0.0)?)?;
+            let conv =
+                backend.prepare_conv3d(&weights(&[outputs, inputs, 4, 3, 3])?, &uniform(&[outputs], 0.2, 0.0)?)?;
             // Each step of the result takes two maps more, and the first takes four.
             let maps =
                 (0..2 + 2 * steps).map(|_| random_map(backend, rows, cols, inputs)).collect::<Result<Vec<_>>>()?;
@@ -209,7 +211,7 @@ impl<D: Driver> Bench<'_, D> {
         }
         for (stage, channels) in config.decoder[..3].iter().copied().enumerate() {
             let (rows, cols) = (height >> (3 - stage), width >> (3 - stage));
-            let conv = backend.prepare_conv2d(&uniform(&[channels, 2 * channels, 3, 3], 0.02, 0.0)?, None, 2)?;
+            let conv = backend.prepare_conv2d(&weights(&[channels, 2 * channels, 3, 3])?, None, 2)?;
             let (x, past) = (random_map(backend, rows, cols, channels)?, random_map(backend, rows, cols, channels)?);
             let flops = 2 * rows * cols * 9 * 2 * channels * channels;
             self.computes(&format!("convolution: decoder, stage {}", stage + 1), flops, || {
