@@ -14,7 +14,7 @@ use candle_core::Storage;
 use gstflashvsr::backend::cuda::driver::Driver;
 use gstflashvsr::backend::cuda::{CudaBackend, CudaTensor, Precision};
 use gstflashvsr::backend::{
-    Backend, ColorFix, DraftMask, Epilogue, Grid, HEAD_DIM, HostTensor, Rope, Size, WINDOW_TOKENS,
+    Backend, ColorFix, DraftMask, Epilogue, Grid, HEAD_DIM, Parameter, Rope, Size, WINDOW_TOKENS,
 };
 use gstflashvsr::model::Config;
 use gstflashvsr::model::checkpoint::Weights;
@@ -76,15 +76,15 @@ fn random_map<D: Driver>(backend: &CudaBackend<D>, height: usize, width: usize, 
 }
 
 /// The weights that a layer of this shape has in the network of random weights.
-fn weights(shape: &[usize]) -> gstflashvsr::Result<HostTensor> {
-    RandomWeights.get("", shape)
+fn weights(shape: &[usize]) -> gstflashvsr::Result<Parameter<'static>> {
+    RandomWeights.parameter("", shape)
 }
 
 /// Measures what the device can do, and prints it.
 pub fn limits<D: Driver>(driver: &Arc<D>, config: &Config, precision: Precision, size: Size) -> Result<Limits> {
     let backend = &CudaBackend::new(driver.clone(), precision)?;
     let side = if config.dim < HEAD_DIM * 4 { 4 * HEAD_DIM } else { SQUARE };
-    let layer = backend.prepare_linear(&weights(&[side, side])?, None, None)?;
+    let layer = backend.prepare_linear(weights(&[side, side])?, None, None)?;
     let x = random_rows(backend, side, side)?;
     let product = seconds(backend, || backend.linear(&x, &layer, Epilogue::None))?;
     let picture = || -> Result<CudaTensor> { Ok(backend.picture(&uniform(&[3, size.height, size.width], 2.0, 0.0)?)?) };
@@ -143,7 +143,7 @@ impl<D: Driver> Bench<'_, D> {
             ("linear: out of the feed-forward, gated", ffn, dim, true),
         ] {
             let (bias, gate) = (vector(outputs)?, vector(outputs)?);
-            let layer = backend.prepare_linear(&weights(&[outputs, inputs])?, Some(&bias), gated.then_some(&gate))?;
+            let layer = backend.prepare_linear(weights(&[outputs, inputs])?, Some(&bias), gated.then_some(&gate))?;
             // In memory of its own, as in the network.
             let residual = random_rows(backend, tokens, outputs)?;
             let x = self.random_rows(tokens, inputs)?;
@@ -202,7 +202,7 @@ impl<D: Driver> Bench<'_, D> {
             ("convolution: second of the LQ projection", h1, h2, 1),
         ] {
             let conv =
-                backend.prepare_conv3d(&weights(&[outputs, inputs, 4, 3, 3])?, &uniform(&[outputs], 0.2, 0.0)?)?;
+                backend.prepare_conv3d(weights(&[outputs, inputs, 4, 3, 3])?, &uniform(&[outputs], 0.2, 0.0)?)?;
             // Each step of the result takes two maps more, and the first takes four.
             let maps =
                 (0..2 + 2 * steps).map(|_| random_map(backend, rows, cols, inputs)).collect::<Result<Vec<_>>>()?;
@@ -211,7 +211,7 @@ impl<D: Driver> Bench<'_, D> {
         }
         for (stage, channels) in config.decoder[..3].iter().copied().enumerate() {
             let (rows, cols) = (height >> (3 - stage), width >> (3 - stage));
-            let conv = backend.prepare_conv2d(&weights(&[channels, 2 * channels, 3, 3])?, None, 2)?;
+            let conv = backend.prepare_conv2d(weights(&[channels, 2 * channels, 3, 3])?, None, 2)?;
             let (x, past) = (random_map(backend, rows, cols, channels)?, random_map(backend, rows, cols, channels)?);
             let flops = 2 * rows * cols * 9 * 2 * channels * channels;
             self.computes(&format!("convolution: decoder, stage {}", stage + 1), flops, || {
