@@ -240,7 +240,14 @@ fn main() -> Result<()> {
         Kernels::Common => gpu.with_common_kernels(),
     };
     let gpu = Arc::new(if args.no_graphs { gpu.without_graphs() } else { gpu });
-    run(gpu.clone(), &args, |on| Ok(if on { profiler_start()? } else { profiler_stop()? }))?;
+    run(gpu.clone(), &args, |on| {
+        if on {
+            profiler_start()?
+        } else {
+            profiler_stop()?
+        }
+        Ok(())
+    })?;
     if let Some(notice) = gpu.notice() {
         println!("\n{notice}");
     }
