@@ -63,41 +63,11 @@ fn the_property_table_of_the_readme_is_that_of_the_element() {
     let (written, after) = rest.split_once(END).expect("the README marks the end of the table");
     let right = table();
     if std::env::var_os("UPDATE_README").is_some() {
-        // In one step, because the other test reads the file too.
+        // In one step, because other tests read the file too.
         let new = path.with_extension("md.new");
         std::fs::write(&new, format!("{before}{BEGIN}{right}{END}{after}")).unwrap();
         std::fs::rename(new, &path).unwrap();
         return;
     }
     assert_eq!(written, right, "run UPDATE_README=1 cargo test --test readme");
-}
-
-/// Parses the pipelines of a file with the elements that set-up installs, and counts them.
-fn parse_pipelines(file: &str) -> usize {
-    gst::init().unwrap();
-    gstflashvsr::register_static().unwrap();
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
-    let joined = text.replace("\\\n", " ");
-    let mut pipelines = 0;
-    for line in joined.lines().filter_map(|line| line.trim_start().strip_prefix("gst-launch-1.0 ")) {
-        let description: Vec<_> = line.split_whitespace().filter(|word| !word.starts_with('-')).collect();
-        // A machine without a screen has no video sink.
-        let description = description.join(" ").replace("autovideosink", "fakesink");
-        let flags = gst::ParseFlags::FATAL_ERRORS;
-        if let Err(error) = gst::parse::launch_full(&description, None, flags) {
-            panic!("{file}: {description}: {error}");
-        }
-        pipelines += 1;
-    }
-    pipelines
-}
-
-#[test]
-fn the_pipelines_of_the_readme_parse() {
-    assert_eq!(parse_pipelines("README.md"), 3, "a file, a live source and a comparison");
-}
-
-#[test]
-fn the_pipeline_of_the_first_command_parses() {
-    assert_eq!(parse_pipelines("scripts/upscale.sh"), 1, "what makes a clip");
 }
