@@ -24,7 +24,7 @@ pub use picture::{
 };
 pub use precision::{Precision, decode, encode};
 pub use resize::Resizer;
-pub use rope::{HEAD_DIM, Rope};
+pub use rope::{HEAD_DIM, Rope, RopeTables};
 
 use crate::error::{Error, Result};
 

@@ -6,6 +6,7 @@
 mod device;
 mod engine;
 mod locate;
+mod memory;
 mod on_cpu;
 pub mod on_cuda;
 mod opening;
@@ -25,6 +26,7 @@ pub use crate::stream::Startup;
 use crate::error::Result;
 pub use device::{DEVICE_VARIABLE, find};
 pub use locate::{Located, MODEL_VARIABLE, Origin, Places};
+pub use memory::available_memory;
 pub use opening::Opening;
 pub use plan::{Plan, plan, weight_bytes};
 
@@ -39,7 +41,7 @@ pub struct ModelSpec {
     pub device: String,
     /// How a GPU stores and multiplies; `None` for what suits the device: bf16 on a GPU, f32 on the CPU, which has no other.
     pub precision: Option<Precision>,
-    /// Threads of the CPU backend; 0 for one per core.
+    /// Threads of the CPU backend, at most one per core that the process may use; 0 for that many.
     pub threads: usize,
 }
 

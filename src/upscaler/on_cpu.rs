@@ -9,10 +9,12 @@ use std::sync::Arc;
 use once_cell::sync::Lazy;
 
 use super::engine::Upscaler;
+use super::memory::check_memory;
+use super::plan::least_bytes;
 use super::registry::Shared;
 use super::{Cancel, Geometry, Model, ModelSpec, Opening, Options, Stream, Version, plan, weight_bytes};
 use crate::backend::cpu::CpuBackend;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::{Config, Network};
 
@@ -29,6 +31,8 @@ struct CpuModel {
 impl Model for CpuModel {
     fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>> {
         let (backend, network) = (self.backend.clone(), self.network.clone());
+        // What is out of reach anyway is not planned: that takes long where there are many tokens.
+        check_memory(least_bytes(geometry, &options))?;
         check_memory(plan(&network.config, geometry, options.clone())?.stream_bytes)?;
         Ok(Box::new(Upscaler::new(backend, network, geometry, options, cancel)?))
     }
@@ -56,7 +60,8 @@ fn name(backend: &CpuBackend) -> String {
 
 /// Finds the model of `spec` for the CPU, for this `reason`.
 pub(super) fn find(spec: &ModelSpec, reason: String) -> Result<Opening> {
-    let backend = BACKENDS.get(spec.threads, &Cancel::default(), || CpuBackend::new(spec.threads))?;
+    let threads = threads(spec.threads);
+    let backend = BACKENDS.get(threads, &Cancel::default(), || CpuBackend::new(threads))?;
     let checkpoint = Checkpoint::open(&spec.path)?;
     let config = Config::from_checkpoint(&checkpoint)?;
     let (key, version) = ((spec.place(), spec.version), spec.version);
@@ -69,18 +74,21 @@ pub(super) fn find(spec: &ModelSpec, reason: String) -> Result<Opening> {
     }))
 }
 
-/// Refuses what the system has no memory for, before it is asked for.
-fn check_memory(needed: u64) -> Result<()> {
-    match available_memory() {
-        Some(available) if needed > available => Err(Error::NoSpace { needed, available }),
-        _ => Ok(()),
-    }
+/// Threads for a wish of `wanted`, 0 for no wish: no more than may run at a time. More would wait for each other, and take a
+/// hundred times as long.
+fn threads(wanted: usize) -> usize {
+    let most = std::thread::available_parallelism().map_or(1, Into::into);
+    if wanted == 0 { most } else { wanted.min(most) }
 }
 
-/// Memory that the system could give, where it tells (Linux's `MemAvailable`).
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_at_least_one_and_at_most_what_runs_at_a_time() {
+        let most = threads(0);
+        assert!(most >= 1);
+        assert_eq!([1, most, most + 1, usize::MAX].map(threads), [1, most, most, most]);
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::engine::Upscaler;
-use super::plan::{kv_windows, weight_bytes};
+use super::plan::{kv_windows, least_bytes, weight_bytes};
 use super::registry::Shared;
 use super::{
     Cancel, Depth, Format, Frame, FrameMut, Geometry, Model, ModelSpec, Opening, Options, Plane, PlaneMut, Precision,
@@ -121,6 +121,7 @@ impl<D: Driver> CudaModel<D> {
 
 impl<D: Driver> Model for CudaModel<D> {
     fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>> {
+        check_memory(&*self.driver, least_bytes(geometry, &options))?;
         let bytes = self.stream_bytes(geometry, options.clone())?;
         check_memory(&*self.driver, bytes as u64)?;
         let backend = Arc::new(CudaBackend::new(self.driver.clone(), self.precision)?);

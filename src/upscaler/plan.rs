@@ -11,6 +11,7 @@ use crate::backend::plan::PlanBackend;
 use crate::error::Result;
 use crate::model::checkpoint::Weights;
 use crate::model::{Config, Network, Version};
+use crate::stream::Schedule;
 
 /// Memory and work of a stream in f32. Scratch memory inside an operation is not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,14 @@ pub fn weight_bytes(config: &Config) -> Result<u64> {
     Ok(backend.ledger().weight_bytes())
 }
 
+/// Bytes that no stream in f32 does without: the pictures that the first window takes. Cheap arithmetic, for any size.
+pub(super) fn least_bytes(geometry: Geometry, options: &Options) -> u64 {
+    let Size { width, height } = geometry.model;
+    let pictures = Schedule::new(options.startup).frames_needed(0);
+    let values = [width as u64, height as u64, 3, size_of::<f32>() as u64];
+    values.into_iter().fold(pictures, u64::saturating_mul)
+}
+
 /// Windows that fill the cache of keys and values.
 pub(super) fn kv_windows(options: &Options) -> u64 {
     options.kv_ratio.clamp(1.0, 1e3) as u64
@@ -86,4 +95,26 @@ pub fn plan(config: &Config, geometry: Geometry, options: Options) -> Result<Pla
         stream.decode_all()?;
     }
     Ok(Plan { weight_bytes, stream_bytes, steady_flops: ledger.flops() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::checkpoint::Checkpoint;
+    use crate::upscaler::{SizePolicy, Startup};
+
+    #[test]
+    fn the_least_is_less_than_the_plan() {
+        let parity = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/parity");
+        let config = Config::from_checkpoint(&Checkpoint::open(&parity).unwrap()).unwrap();
+        for startup in [Startup::Reference, Startup::LowLatency] {
+            for side in [16, 500] {
+                let (input, scaled) = (Size::new(side, 16), Size::new(2 * side, 32));
+                let geometry = Geometry::new(input, scaled, SizePolicy::Pad).unwrap();
+                let options = Options { startup, ..Options::default() };
+                let (least, plan) = (least_bytes(geometry, &options), plan(&config, geometry, options).unwrap());
+                assert!(0 < least && least < plan.stream_bytes, "{least}, {plan:?}");
+            }
+        }
+    }
 }

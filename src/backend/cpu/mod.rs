@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::parameter::flat_values;
 use super::{
     Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Parameter,
-    Qkv, Resizer, Rope, Rounding, noise,
+    Qkv, Resizer, Rope, RopeTables, Rounding, noise,
 };
 use crate::error::{Error, Result};
 
@@ -119,7 +119,7 @@ impl Backend for CpuBackend {
     type UpsampleConv = CpuUpsampleConv;
     type Mask = CpuMask;
     type Ingest = Resizer;
-    type Rope = Rope;
+    type Rope = RopeTables;
     type Outgoing = CpuOutgoing;
 
     const QUEUED: bool = false;
@@ -253,8 +253,8 @@ impl Backend for CpuBackend {
         self.pool.install(|| rows::rms_norm(x, gamma))
     }
 
-    fn rope(&self, rope: Rope) -> Result<Rope> {
-        Ok(rope)
+    fn rope(&self, rope: Rope) -> Result<RopeTables> {
+        Ok(rope.tables())
     }
 
     fn qk_norm_rope(
@@ -262,7 +262,7 @@ impl Backend for CpuBackend {
         qkv: &CpuTensor,
         norm_q: &Vec<f32>,
         norm_k: &Vec<f32>,
-        rope: &Rope,
+        rope: &RopeTables,
         grid: Grid,
     ) -> Result<Qkv<CpuTensor>> {
         self.pool.install(|| rows::qk_norm_rope(qkv, norm_q, norm_k, rope, grid))

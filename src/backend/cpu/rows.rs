@@ -8,7 +8,7 @@ use super::matmul::{Rows, Start};
 use super::simd::{gelu, sum_of, vectorised};
 use super::tensor::{CpuTensor, Halo, MapDims};
 use super::{CpuBackend, CpuLinear};
-use crate::backend::{Epilogue, Grid, HEAD_DIM, KvGroup, Qkv, Rope, WINDOW_TOKENS};
+use crate::backend::{Epilogue, Grid, HEAD_DIM, KvGroup, Qkv, RopeTables, WINDOW_TOKENS};
 use crate::error::{Error, Result};
 
 const EPS: f32 = 1e-6;
@@ -155,7 +155,7 @@ pub(super) fn qk_norm_rope(
     qkv: &CpuTensor,
     norm_q: &[f32],
     norm_k: &[f32],
-    rope: &Rope,
+    rope: &RopeTables,
     grid: Grid,
 ) -> Result<Qkv<CpuTensor>> {
     let (rows, cols) = qkv.rows_dims()?;

@@ -56,7 +56,7 @@ unsafe impl Args for MeanArgs {}
 
 /// The table of one window's [`Rope`].
 pub struct CudaRope {
-    /// Rows of (cos, sin): see [`Rope::table`].
+    /// Rows of (cos, sin): see [`RopeTables::table`](crate::backend::RopeTables::table).
     turns: CudaTensor,
     positions: [usize; 3],
 }
@@ -76,7 +76,7 @@ pub(super) fn group_addresses<'a>(
 
 impl<D: Driver> CudaBackend<D> {
     pub(super) fn upload_rope(&self, rope: &Rope) -> Result<CudaRope> {
-        let turns: Vec<f32> = rope.table().flat_map(|(cos, sin)| [cos, sin]).collect();
+        let turns: Vec<f32> = rope.tables().table().flat_map(|(cos, sin)| [cos, sin]).collect();
         let turns = self.upload(Shape::Rows(turns.len() / 2, 2), Precision::F32, &turns)?;
         Ok(CudaRope { turns, positions: rope.positions() })
     }
