@@ -8,8 +8,9 @@
 use std::sync::LazyLock;
 
 use gst::prelude::*;
-use gst_video::VideoFormat;
+use gst_video::{VideoFormat, VideoInfo};
 
+use super::interlacing;
 use super::settings::SCALE_RANGE;
 use crate::error::{Error, Result};
 use crate::upscaler::{Geometry, Size, SizePolicy};
@@ -31,13 +32,16 @@ pub const FORMATS: [VideoFormat; 49] = {
     ]
 };
 
-/// The caps of both pads.
-pub static TEMPLATE: LazyLock<gst::Caps> = LazyLock::new(|| {
+/// The caps of the source pad.
+pub static OUTPUT: LazyLock<gst::Caps> = LazyLock::new(|| {
     gst_video::VideoCapsBuilder::new()
         .format_list(FORMATS)
         .field("interlace-mode", gst_video::VideoInterlaceMode::Progressive.to_str())
         .build()
 });
+
+/// The caps of the sink pad: those of the source pad, and what [`interlacing`] refuses.
+pub static INPUT: LazyLock<gst::Caps> = LazyLock::new(|| interlacing::with_interlaced(&OUTPUT));
 
 /// How sizes become sizes, as far as caps are concerned.
 #[derive(Debug, Clone, Copy)]
@@ -54,19 +58,25 @@ type Span = (i32, i32);
 impl Scaling {
     /// The caps of the other pad for `caps` on the pad of `direction`.
     pub fn transform(self, direction: gst::PadDirection, caps: &gst::Caps) -> gst::Caps {
+        let output = direction == gst::PadDirection::Sink;
         if caps.is_any() {
-            return TEMPLATE.clone();
+            return if output { OUTPUT.clone() } else { INPUT.clone() };
         }
         let mut exact = gst::Caps::new_empty();
         let mut reachable = gst::Caps::new_empty();
         for (structure, features) in caps.iter_with_features() {
             let add = |caps: &mut gst::Caps, map: &dyn Fn(Span) -> Option<Span>, step| {
-                let mut structure = structure.to_owned();
-                if map_side(&mut structure, "width", map, step) && map_side(&mut structure, "height", map, step) {
-                    caps.make_mut().append_structure_full(structure, Some(features.to_owned()));
+                let (mut structure, mut features) = (structure.to_owned(), features.to_owned());
+                if output {
+                    interlacing::make_progressive(&mut structure, &mut features);
+                }
+                let mapped =
+                    map_side(&mut structure, "width", map, step) && map_side(&mut structure, "height", map, step);
+                if mapped && (!output || is_representable(&structure)) {
+                    caps.make_mut().append_structure_full(structure, Some(features));
                 }
             };
-            if direction == gst::PadDirection::Sink {
+            if output {
                 let step = self.step();
                 add(&mut exact, &|(from, to)| Some((self.output(from), self.output(to))), 1);
                 add(&mut reachable, &|(from, to)| multiples(from, to.saturating_mul(MAX_FACTOR), step), step);
@@ -77,6 +87,16 @@ impl Scaling {
         }
         exact.merge(reachable);
         exact
+    }
+
+    /// The size that follows `scale` for a fixed input, if GStreamer has no frames of that size; then nothing offers it.
+    pub fn unrepresentable(self, input: &gst::Caps) -> Option<Size> {
+        let mut output = input.structure(0)?.to_owned();
+        let (width, height) = size(input)?;
+        let (width, height) = (self.output(width), self.output(height));
+        output.set("width", width);
+        output.set("height", height);
+        (!is_representable(&output)).then(|| Size::new(width.max(0) as usize, height.max(0) as usize))
     }
 
     /// Of which number the sides of an output that does not follow `scale` are multiples.
@@ -188,14 +208,6 @@ impl Scaling {
     }
 }
 
-/// Whether caps describe interlaced video.
-pub fn is_interlaced(caps: &gst::CapsRef) -> bool {
-    let progressive = gst_video::VideoInterlaceMode::Progressive.to_str();
-    caps.structure(0)
-        .and_then(|structure| structure.get::<&str>("interlace-mode").ok())
-        .is_some_and(|mode| mode != progressive.as_str())
-}
-
 /// The part of a span that consists of multiples of `step`.
 fn multiples(from: i32, to: i32, step: i32) -> Option<Span> {
     let to = to / step * step;
@@ -229,6 +241,22 @@ fn spans(value: &gst::glib::Value) -> Vec<Span> {
         list.iter().flat_map(|value| spans(value)).collect()
     } else {
         Vec::new()
+    }
+}
+
+/// Whether GStreamer has frames of this structure's size, in one of its formats at least. Of a size that is not fixed nothing is
+/// known.
+fn is_representable(structure: &gst::StructureRef) -> bool {
+    let (Ok(width), Ok(height)) = (structure.get::<i32>("width"), structure.get::<i32>("height")) else { return true };
+    let Ok(value) = structure.value("format") else { return true };
+    let fits = |format: &str| {
+        let info = VideoInfo::builder(VideoFormat::from_string(format), width as u32, height as u32).build();
+        // It does not notice every overflow.
+        info.is_ok_and(|info| info.stride().iter().all(|&stride| stride > 0) && i64::try_from(info.size()).is_ok())
+    };
+    match value.get::<gst::List>() {
+        Ok(list) => list.iter().any(|format| format.get::<&str>().is_ok_and(fits)),
+        Err(_) => value.get::<&str>().is_ok_and(fits),
     }
 }
 

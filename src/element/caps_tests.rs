@@ -158,8 +158,25 @@ fn alpha_has_8_or_16_bits() {
     gst::init().unwrap();
     for format in FORMATS {
         let info = gst_video::VideoFormatInfo::from_format(format);
-        if info.has_alpha() {
+        if info.n_components() > 3 {
             assert!(matches!((info.depth()[3], info.shift()[3]), (8 | 16, 0)), "{format}");
         }
     }
+}
+
+#[test]
+fn sizes_that_gstreamer_has_no_frames_of_are_not_offered() {
+    gst::init().unwrap();
+    let grey: gst::Caps = "video/x-raw, format=GRAY8, width=8192, height=8192".parse().unwrap();
+    let eight = pad(8.0).transform(Sink, &grey);
+    assert!(eight.iter().all(|structure| structure.get::<i32>("width") != Ok(65536)), "{eight}");
+    assert_eq!(pad(8.0).unrepresentable(&grey), Some(Size::new(65536, 65536)));
+    assert_eq!(pad(7.9).unrepresentable(&grey), None);
+    assert!(pad(7.9).transform(Sink, &grey).structure(0).unwrap().get::<i32>("width").is_ok());
+    // One of the formats is enough.
+    let two: gst::Caps = "video/x-raw, format={ RGBA64_LE, GRAY8 }, width=8192, height=8192".parse().unwrap();
+    assert_eq!(pad(7.9).transform(Sink, &two).structure(0).unwrap().get::<i32>("width"), Ok(64717));
+    // GStreamer 1.22 computes a size of 18 exabytes, and a stride below 0.
+    let wide: gst::Caps = "video/x-raw, format=GRAY8, width=2147483647, height=1".parse().unwrap();
+    assert!(pad(1.0).unrepresentable(&wide).is_some());
 }

@@ -14,6 +14,12 @@ pub enum Failure {
          `cargo run --release --example fetch_model` in the plugin's sources fetches those of FlashVSR v1.1"
     )]
     NoModel,
+    /// The input is interlaced.
+    #[error("interlaced video cannot be upscaled; add deinterlace before flashvsr")]
+    Interlaced,
+    /// The input's `interlace-mode` is none that GStreamer knows.
+    #[error("the input's interlace-mode is {0}, which is not known; flashvsr takes interlace-mode=progressive")]
+    InterlaceMode(String),
     /// The upscaler failed.
     #[error(transparent)]
     Upscaler(#[from] Error),
@@ -23,6 +29,9 @@ pub enum Failure {
     /// The base class gave no output buffer, or GStreamer is flushing.
     #[error("no output buffer: {0}")]
     Flow(gst::FlowError),
+    /// A drain could not push what was held.
+    #[error("the frames that were held back could not be pushed")]
+    Undelivered(gst::FlowError),
 }
 
 impl Failure {
@@ -30,7 +39,7 @@ impl Failure {
     pub fn flow(&self) -> gst::FlowError {
         match self {
             Failure::Upscaler(Error::Cancelled) => gst::FlowError::Flushing,
-            Failure::Flow(flow) => *flow,
+            Failure::Flow(flow) | Failure::Undelivered(flow) => *flow,
             _ => gst::FlowError::Error,
         }
     }
@@ -49,7 +58,13 @@ impl Failure {
             Failure::Upscaler(Error::NoSpace { .. }) => gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("{}", text)),
             Failure::Upscaler(Error::Device { .. }) => gst::error_msg!(gst::ResourceError::Failed, ("{}", text)),
             Failure::Upscaler(Error::Compute(_)) => gst::error_msg!(gst::LibraryError::Failed, ("{}", text)),
+            Failure::Interlaced | Failure::InterlaceMode(_) => {
+                gst::error_msg!(gst::StreamError::WrongType, ("{}", text))
+            }
             Failure::Map(_) => gst::error_msg!(gst::StreamError::Format, ("{}", text)),
+            Failure::Undelivered(flow) => {
+                gst::error_msg!(gst::StreamError::Failed, ("{}", text), ["streaming stopped, reason {}", flow])
+            }
             Failure::Upscaler(Error::Cancelled) | Failure::Flow(_) => return None,
         })
     }

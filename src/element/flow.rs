@@ -16,6 +16,9 @@ use super::errors::Failure;
 use super::imp::FlashVsr;
 use super::session::Session;
 
+/// The most events that wait for frames; some thirty frames are held, each with a handful of events at most.
+const MAX_EVENTS: usize = 1000;
+
 impl FlashVsr {
     /// Takes a frame. After a discontinuity the model starts anew, since what it remembers is of another scene.
     pub(super) fn take(&self, buffer: &gst::Buffer) -> Result<(), gst::FlowError> {
@@ -27,7 +30,7 @@ impl FlashVsr {
     }
 
     /// The next frame that is ready, after the events in front of it have been sent.
-    pub(super) fn next(&self) -> Result<Option<gst::Buffer>, gst::FlowError> {
+    pub(super) fn next(&self) -> Result<Option<gst::Buffer>, Failure> {
         // Bound by `let` and not in a `while let`, so that the lock is not held across the push.
         loop {
             let event = self.state.lock().session.as_mut().and_then(Session::pop_event);
@@ -37,11 +40,8 @@ impl FlashVsr {
         let Some(carrier) = self.state.lock().session.as_mut().and_then(Session::pop_carrier) else {
             return Ok(None);
         };
-        let written = self.output_buffer(&carrier).and_then(|mut buffer| {
-            self.with_session(|session| session.write(&carrier, buffer.make_mut()))?;
-            Ok(buffer)
-        });
-        let buffer = written.map_err(|failure| self.fail(failure))?;
+        let mut buffer = self.output_buffer(&carrier)?;
+        self.with_session(|session| session.write(&carrier, buffer.make_mut()))?;
         self.stats.lock().frames_out += 1;
         Ok(Some(buffer))
     }
@@ -56,35 +56,36 @@ impl FlashVsr {
 
     /// Pushes every frame and event that is held. The model then starts anew.
     pub(super) fn drain(&self) {
-        if let Err(flow) = self.try_drain() {
-            // What cannot leave now never will.
-            self.reset();
-            gst::debug!(CAT, imp = self, "drained until {flow}");
-            // Nobody upstream gets to see this flow return.
-            if !matches!(flow, gst::FlowError::Flushing | gst::FlowError::Eos) {
-                gst::element_imp_error!(
-                    self,
-                    gst::StreamError::Failed,
-                    ("the frames that were held back could not be pushed"),
-                    ["streaming stopped, reason {}", flow]
-                );
-            }
+        if let Err(failure) = self.try_drain() {
+            gst::debug!(CAT, imp = self, "drained until {failure}");
+            // What cannot leave now never will. Nobody upstream gets to see a flow return, so that it has to be posted.
+            self.report(&match failure {
+                Failure::Flow(flow) if !matches!(flow, gst::FlowError::Flushing | gst::FlowError::Eos) => {
+                    Failure::Undelivered(flow)
+                }
+                failure => failure,
+            });
         }
     }
 
-    fn try_drain(&self) -> Result<(), gst::FlowError> {
+    fn try_drain(&self) -> Result<(), Failure> {
         if self.state.lock().session.as_ref().is_none_or(|session| session.held() == 0) {
             return Ok(());
         }
-        self.with_session(Session::finish).map_err(|failure| self.fail(failure))?;
+        self.with_session(Session::finish)?;
         while let Some(buffer) = self.next()? {
-            self.obj().src_pad().push(buffer)?;
+            self.obj().src_pad().push(buffer).map_err(Failure::Flow)?;
         }
         Ok(())
     }
 
     /// Queues a serialized event behind the frames that are held; gives it back if there are none.
     pub(super) fn enqueue(&self, event: gst::Event) -> Option<gst::Event> {
+        if self.state.lock().session.as_ref().is_some_and(|session| session.events() >= MAX_EVENTS) {
+            // All of them matter, so that none is dropped: the frames leave before their window is complete.
+            gst::warning!(CAT, imp = self, "{MAX_EVENTS} events wait for a window; the frames before them are drained");
+            self.drain();
+        }
         match self.state.lock().session.as_mut() {
             Some(session) => session.push_event(event),
             None => Some(event),
@@ -116,12 +117,17 @@ impl FlashVsr {
         self.stats.lock().frames_held = 0;
     }
 
-    /// Posts a failure, drops what is held, and gives the flow return.
-    pub(super) fn fail(&self, failure: Failure) -> gst::FlowError {
+    /// Posts a failure, and drops what is held.
+    pub(super) fn report(&self, failure: &Failure) {
         self.reset();
         if let Some(message) = failure.message() {
             self.post_error_message(message);
         }
+    }
+
+    /// Posts a failure, drops what is held, and gives the flow return.
+    pub(super) fn fail(&self, failure: Failure) -> gst::FlowError {
+        self.report(&failure);
         failure.flow()
     }
 
@@ -156,9 +162,9 @@ impl FlashVsr {
         result
     }
 
-    /// Tells the pipeline if the latency has changed.
+    /// Tells a live pipeline if the latency has changed; in another one nobody asks for it.
     pub(super) fn announce_latency(&self, nanoseconds: u64) {
-        if self.latency.swap(nanoseconds, Ordering::AcqRel) != nanoseconds {
+        if self.latency.swap(nanoseconds, Ordering::AcqRel) != nanoseconds && self.is_live() {
             let message = gst::message::Latency::builder().src(&*self.obj()).build();
             // Only fails where there is no bus.
             let _ = self.obj().post_message(message);

@@ -15,8 +15,9 @@ use gst_base::subclass::prelude::*;
 use gst_video::subclass::prelude::*;
 use parking_lot::Mutex;
 
-use super::caps::{self, Scaling, TEMPLATE};
+use super::caps::{INPUT, OUTPUT, Scaling};
 use super::carrier::scale_region;
+use super::interlacing;
 use super::latency::Latency;
 use super::layout;
 use super::loader::Loader;
@@ -88,8 +89,8 @@ impl ElementImpl for FlashVsr {
             gst::subclass::ElementMetadata::new(
                 "FlashVSR video upscaler",
                 "Filter/Effect/Converter/Video/Scaler",
-                "Upscales progressive video with FlashVSR v1.1 Tiny-Long, a streaming one-step diffusion model. N frames in, \
-                 N frames out, with their timestamps. Frames come out in windows: put a queue before it for a thread of its \
+                "Upscales progressive video with FlashVSR v1.1 Tiny-Long, a streaming one-step diffusion model. Interlaced video \
+                 is refused: put deinterlace before it. N frames in, N frames out, with their timestamps. Frames come out in windows: put a queue before it for a thread of its \
                  own, and an unlimited queue (max-size-time=0 max-size-buffers=0 max-size-bytes=0) into sibling branches",
                 "The gst-plugin-flashvsr developers",
             )
@@ -99,10 +100,10 @@ impl ElementImpl for FlashVsr {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            [("sink", gst::PadDirection::Sink), ("src", gst::PadDirection::Src)]
+            [("sink", gst::PadDirection::Sink, &INPUT), ("src", gst::PadDirection::Src, &OUTPUT)]
                 .into_iter()
-                .filter_map(|(name, direction)| {
-                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &TEMPLATE).ok()
+                .filter_map(|(name, direction, caps)| {
+                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, caps).ok()
                 })
                 .collect()
         });
@@ -161,16 +162,6 @@ impl BaseTransformImpl for FlashVsr {
         }
     }
 
-    fn accept_caps(&self, direction: gst::PadDirection, caps: &gst::Caps) -> bool {
-        if direction == gst::PadDirection::Sink && caps::is_interlaced(caps) {
-            // Let the caps event come, whose refusal can say why.
-            let mut progressive = caps.clone();
-            progressive.make_mut().set("interlace-mode", gst_video::VideoInterlaceMode::Progressive.to_str().as_str());
-            return self.parent_accept_caps(direction, &progressive);
-        }
-        self.parent_accept_caps(direction, caps)
-    }
-
     fn transform_size(
         &self,
         _direction: gst::PadDirection,
@@ -222,18 +213,14 @@ impl BaseTransformImpl for FlashVsr {
         match event.view() {
             EventView::FlushStart(_) => self.cancel.cancel(),
             EventView::FlushStop(_) => self.flush(),
-            EventView::Caps(caps) if caps::is_interlaced(caps.caps()) => {
-                gst::element_imp_error!(
-                    self,
-                    gst::StreamError::WrongType,
-                    ("interlaced video cannot be upscaled; add deinterlace before flashvsr"),
-                    ["{}", caps.caps()]
-                );
-                return false;
-            }
             EventView::Caps(caps) => {
-                // Drains in `set_info`, if the caps are new.
                 let caps = caps.caps_owned();
+                if let Err(failure) = interlacing::check(&caps) {
+                    self.drain();
+                    self.report(&failure);
+                    return false;
+                }
+                // Drains in `set_info`, if the caps are new.
                 return self.parent_sink_event(event) || self.explain_refusal(&caps);
             }
             EventView::Eos(_)
@@ -263,7 +250,7 @@ impl BaseTransformImpl for FlashVsr {
     }
 
     fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
-        Ok(match self.next()? {
+        Ok(match self.next().map_err(|failure| self.fail(failure))? {
             Some(buffer) => GenerateOutputSuccess::Buffer(buffer),
             None => GenerateOutputSuccess::NoOutput,
         })
@@ -370,14 +357,16 @@ impl FlashVsr {
     /// that changes nothing is the cheapest; ours is there to change the size.
     fn possible_caps(&self, direction: gst::PadDirection, filter: Option<&gst::Caps>) -> gst::Caps {
         let element = self.obj();
-        let (other, there) = match direction {
-            gst::PadDirection::Sink => (element.src_pad(), gst::PadDirection::Src),
-            _ => (element.sink_pad(), gst::PadDirection::Sink),
+        let sink = direction == gst::PadDirection::Sink;
+        let (other, there, template, template_there) = match sink {
+            true => (element.src_pad(), gst::PadDirection::Src, &INPUT, &OUTPUT),
+            false => (element.sink_pad(), gst::PadDirection::Sink, &OUTPUT, &INPUT),
         };
         let scaling = self.scaling();
-        let filter_there = filter.map(|filter| scaling.transform(direction, &filter.intersect(&TEMPLATE)));
-        let caps_there = other.peer_query_caps(filter_there.as_ref()).intersect(&TEMPLATE);
-        let caps = scaling.transform(there, &caps_there).intersect(&TEMPLATE);
+        let filter_there = filter.map(|filter| scaling.transform(direction, &filter.intersect(template)));
+        let caps_there = other.peer_query_caps(filter_there.as_ref()).intersect(template_there);
+        let caps = scaling.transform(there, &caps_there).intersect(&OUTPUT);
+        let caps = if sink { interlacing::with_interlaced(&caps) } else { caps };
         match filter {
             Some(filter) => caps.intersect_with_mode(filter, gst::CapsIntersectMode::First),
             None => caps,
@@ -386,7 +375,8 @@ impl FlashVsr {
 
     /// Says why caps were refused, if no size would have done; false, as an event handler's answer.
     fn explain_refusal(&self, caps: &gst::Caps) -> bool {
-        let possible = self.scaling().transform(gst::PadDirection::Sink, caps);
+        let scaling = self.scaling();
+        let possible = scaling.transform(gst::PadDirection::Sink, caps);
         let wanted = self.obj().src_pad().peer_query_caps(None);
         if !possible.can_intersect(&wanted) {
             gst::element_imp_error!(
@@ -396,12 +386,19 @@ impl FlashVsr {
                   add videoconvertscale after flashvsr"),
                 ["input {}, possible output {}, downstream {}", caps, possible, wanted]
             );
+        } else if let Some(size) = scaling.unrepresentable(caps) {
+            gst::element_imp_error!(
+                self,
+                gst::CoreError::Negotiation,
+                ("the output of {size} is larger than GStreamer's video frames can be; lower the property scale"),
+                ["input {}", caps]
+            );
         }
         false
     }
 
     /// Whether frames come at the pace of a clock.
-    fn is_live(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         let mut query = gst::query::Latency::new();
         self.obj().sink_pad().peer_query(&mut query) && query.result().0
     }

@@ -8,19 +8,23 @@ use gst::prelude::*;
 
 use crate::stream::{FRAMES_PER_LATENT, STEADY_LATENTS, Schedule, Startup};
 
-/// The most frame durations that are allowed for computing: one window. What takes longer never keeps up, and then no
-/// latency would do.
-const MOST: u64 = FRAMES_PER_LATENT * STEADY_LATENTS;
+/// Frames of every window but the first.
+const WINDOW: u64 = FRAMES_PER_LATENT * STEADY_LATENTS;
 
-/// The latency of one stream: what its windows wait for, and the longest that their frames have been computed so far, in
-/// whole frame durations so that it seldom changes. It only grows.
+/// The latency of one stream: what its windows wait for, and what is allowed for computing them.
+///
+/// The allowance consists of whole windows, so that it hardly ever changes: one from the start, since a window that takes longer
+/// than the next one needs to come in never keeps up, and more only if the first window, which may have as much to compute
+/// as several others, has taken longer. It only grows.
 #[derive(Debug)]
 pub struct Latency {
     rate: gst::Fraction,
     /// Frame durations until the window of a frame is complete.
-    windows: u64,
-    /// Frame durations for computing, up to [`MOST`].
+    waiting: u64,
+    /// Windows that are allowed for computing.
     computing: u64,
+    /// Windows that have together as much to compute as the first one: the most that are allowed.
+    most: u64,
     /// By how much the next frame of this window would be late if nothing were allowed.
     late: Duration,
 }
@@ -28,7 +32,8 @@ pub struct Latency {
 impl Latency {
     /// The latency before anything has been computed.
     pub fn new(rate: gst::Fraction, startup: Startup) -> Self {
-        Self { rate, windows: waiting(startup), computing: 0, late: Duration::ZERO }
+        let most = startup.latents().div_ceil(STEADY_LATENTS);
+        Self { rate, waiting: waiting(startup), computing: 1, most, late: Duration::ZERO }
     }
 
     /// Counts a frame that came in; the window that it may have completed took `busy`.
@@ -39,14 +44,15 @@ impl Latency {
     /// Counts a frame that went out; its decoding took `busy`.
     pub fn frame_out(&mut self, busy: Duration) {
         self.late += busy;
-        self.computing = self.computing.max(self.frames(self.late));
+        let windows = self.frames(self.late).div_ceil(WINDOW);
+        self.computing = windows.clamp(self.computing, self.most);
         // The next one is due later.
         self.late = self.late.saturating_sub(Duration::from_nanos(self.nanoseconds(1)));
     }
 
     /// The latency in nanoseconds; 0 for a variable frame rate, which has no honest number.
     pub fn total(&self) -> u64 {
-        self.nanoseconds(self.windows + self.computing)
+        self.nanoseconds(self.waiting + WINDOW * self.computing)
     }
 
     /// Numerator and denominator of the frame rate, unless it is variable.
@@ -61,11 +67,11 @@ impl Latency {
         (frames * gst::ClockTime::SECOND.nseconds()).mul_div_ceil(denom, numer).map_or(longest, |n| n.min(longest))
     }
 
-    /// The whole frame durations that `time` fits into, up to [`MOST`].
+    /// The whole frame durations that `time` fits into.
     fn frames(&self, time: Duration) -> u64 {
         let Some((numer, denom)) = self.per_second() else { return 0 };
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        nanoseconds.mul_div_ceil(numer, denom * gst::ClockTime::SECOND.nseconds()).unwrap_or(MOST).min(MOST)
+        nanoseconds.mul_div_ceil(numer, denom * gst::ClockTime::SECOND.nseconds()).unwrap_or(u64::MAX)
     }
 }
 
@@ -105,57 +111,58 @@ mod tests {
     }
 
     #[test]
-    fn computing_is_rounded_up_to_frames_and_capped_at_a_window() {
-        let latency = new(Startup::Reference);
-        let rounded = |ms| latency.frames(Duration::from_micros(ms));
-        assert_eq!([0, 1, 39_999, 40_000, 40_001, 320_000].map(rounded), [0, 1, 1, 1, 2, 8]);
-        assert_eq!([320_001, 3_600_000_000, u64::MAX].map(rounded), [8, 8, 8]);
+    fn a_window_of_computing_is_allowed_from_the_start() {
+        for (startup, waiting) in [(Startup::Reference, 24.0), (Startup::LowLatency, 11.0)] {
+            let mut latency = new(startup);
+            assert_eq!(frames(&latency), waiting + 8.0);
+            for _ in 0..20 {
+                latency.frame_in(FRAME * 8);
+                latency.frame_out(Duration::ZERO);
+                assert_eq!(frames(&latency), waiting + 8.0, "a window in time changes nothing");
+            }
+        }
     }
 
     #[test]
-    fn the_longest_computing_counts_and_nothing_shrinks() {
+    fn a_long_first_window_counts_in_whole_windows_and_nothing_shrinks() {
         let mut latency = new(Startup::Reference);
-        assert_eq!(frames(&latency), 24.0);
-        latency.frame_in(FRAME * 2);
-        assert_eq!(frames(&latency), 24.0, "no frame was waiting for it");
+        latency.frame_in(FRAME * 8);
+        assert_eq!(frames(&latency), 32.0, "no frame was waiting for it");
         latency.frame_out(FRAME / 2);
-        assert_eq!(frames(&latency), 27.0);
+        assert_eq!(frames(&latency), 40.0);
         latency.frame_in(FRAME / 2);
         latency.frame_out(FRAME / 4);
-        assert_eq!(frames(&latency), 27.0);
-        latency.frame_in(FRAME * 100);
+        assert_eq!(frames(&latency), 40.0);
+        latency.frame_in(FRAME * 1000);
         latency.frame_out(FRAME);
-        assert_eq!(frames(&latency), 32.0);
-    }
-
-    #[test]
-    fn a_window_that_keeps_up_needs_no_more_than_its_first_frame() {
+        assert_eq!(frames(&latency), 48.0, "what takes longer never keeps up");
+        // The first window of a short start has no more to compute than others.
         let mut latency = new(Startup::LowLatency);
-        latency.frame_in(FRAME);
-        for _ in 0..8 {
-            latency.frame_out(FRAME * 9 / 10);
-        }
-        assert_eq!(frames(&latency), 13.0);
+        latency.frame_in(FRAME * 1000);
+        latency.frame_out(FRAME);
+        assert_eq!(frames(&latency), 19.0);
     }
 
     #[test]
     fn decoding_that_falls_behind_adds_up() {
-        let mut latency = new(Startup::LowLatency);
-        latency.frame_in(Duration::ZERO);
+        let mut latency = new(Startup::Reference);
+        latency.frame_in(FRAME * 6);
         latency.frame_out(FRAME / 2);
-        latency.frame_out(FRAME * 4);
-        assert_eq!(frames(&latency), 15.0);
+        latency.frame_out(FRAME * 2);
+        assert_eq!(frames(&latency), 32.0, "the second one is due a frame later");
+        latency.frame_out(FRAME * 2);
+        assert_eq!(frames(&latency), 40.0);
     }
 
     #[test]
     fn the_total_is_rounded_only_once() {
         let latency = Latency::new(gst::Fraction::new(30_000, 1001), Startup::Reference);
-        assert_eq!(latency.total(), 800_800_000);
+        assert_eq!(latency.total(), 1_067_733_334);
         let latency = Latency::new(gst::Fraction::new(i32::MAX, 1), Startup::Reference);
-        assert_eq!(latency.total(), 12);
+        assert_eq!(latency.total(), 15);
         let latency = Latency::new(gst::Fraction::new(1, i32::MAX), Startup::Reference);
         assert_eq!(latency.total(), gst::ClockTime::MAX.nseconds());
-        assert_eq!(latency.frames(Duration::MAX), 8);
+        assert_eq!(latency.frames(Duration::MAX), 9);
     }
 
     #[test]

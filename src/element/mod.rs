@@ -20,7 +20,9 @@
 //! | `session` | one stream of the upscaler, from caps to caps |
 //! | `queue`, `carrier` | what waits for its window: frames without their pixels, and the events between them |
 //! | `caps` | which sizes can become which |
+//! | `interlacing` | interlaced video, which is refused |
 //! | `convert` | every pixel format into RGB and back |
+//! | `mapping` | buffers as video frames, checked |
 //! | `alpha` | transparency, past the model |
 //! | `latency` | what the latency query answers |
 //! | `settings`, `stats`, `errors` | properties, statistics, messages |
@@ -32,9 +34,11 @@ mod convert;
 mod errors;
 mod flow;
 mod imp;
+mod interlacing;
 mod latency;
 mod layout;
 mod loader;
+mod mapping;
 mod queue;
 mod session;
 mod settings;

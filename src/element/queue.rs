@@ -24,6 +24,11 @@ impl Queue {
         self.frames
     }
 
+    /// Events in the queue.
+    pub fn events(&self) -> usize {
+        self.items.len() - self.frames
+    }
+
     /// Appends a frame.
     pub fn push_frame(&mut self, carrier: gst::Buffer) {
         self.frames += 1;
@@ -92,7 +97,7 @@ mod tests {
         queue.push_frame(gst::Buffer::new());
         assert!(queue.push_event(tag("second")).is_none());
         queue.push_frame(gst::Buffer::new());
-        assert_eq!(queue.frames(), 2);
+        assert_eq!((queue.frames(), queue.events()), (2, 1));
         assert!(queue.pop_event().is_none(), "a frame is in front of it");
         assert!(queue.pop_frame().is_some());
         assert!(queue.pop_frame().is_none(), "an event is in front of it");

@@ -58,6 +58,11 @@ impl Session {
         self.queue.frames()
     }
 
+    /// Events between these frames.
+    pub fn events(&self) -> usize {
+        self.queue.events()
+    }
+
     /// What the stream has counted since this was last asked.
     pub fn news(&mut self) -> upscaler::Stats {
         let (now, before) = (self.stream.stats(), self.told);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
+use crate::pool::offer_pool;
 use crate::rig::{FRAME, Rig, SMALL, number};
 
 /// Everything that leaves the element, in order: frames by their number, events by their name.
@@ -154,6 +155,43 @@ fn a_drain_that_downstream_refuses_ends_with_an_error_and_still_eos() {
     let errors = rig.errors();
     assert!(errors.len() == 1 && errors[0].contains("could not be pushed"), "{errors:?}");
     assert_eq!(log.lock().unwrap().last().unwrap(), "eos");
-    let stats: gst::Structure = rig.element.property("stats");
-    assert_eq!(stats.get::<u64>("frames-held"), Ok(0));
+    assert_eq!(held(&rig), 0);
+}
+
+fn held(rig: &Rig) -> u64 {
+    rig.element.property::<gst::Structure>("stats").get("frames-held").unwrap()
+}
+
+#[test]
+fn an_error_during_a_drain_is_told_once() {
+    let mut rig = low_latency();
+    // What is downstream gives buffers that are too small.
+    offer_pool(&rig, |buffer| buffer.set_size(10));
+    rig.set_caps(&SMALL.replace("width=64", "width=60"));
+    rig.push(0..3);
+    rig.eos();
+    let errors = rig.errors();
+    assert!(errors.len() == 1 && errors[0].contains("negotiated caps"), "{errors:?}");
+    assert_eq!(held(&rig), 0);
+}
+
+#[test]
+fn events_behind_a_frame_are_bounded_and_none_is_lost() {
+    let mut rig = low_latency();
+    let log = log(&rig);
+    rig.push(0..1);
+    for i in 0..900 {
+        rig.harness.push_event(tag(&i.to_string()));
+    }
+    assert_eq!((held(&rig), log.lock().unwrap().len()), (1, 0), "these wait for their window");
+    for i in 900..5000 {
+        rig.harness.push_event(tag(&i.to_string()));
+    }
+    assert_eq!((held(&rig), log.lock().unwrap().len()), (0, 5001), "so many do not");
+    rig.push(1..2);
+    rig.eos();
+    let log = log.lock().unwrap();
+    assert_eq!((log[0].as_str(), log[5001].as_str(), log[5002].as_str()), ("0", "1", "eos"));
+    assert!(log[1..5001].iter().all(|entry| entry == "tag"));
+    assert!(rig.errors().is_empty());
 }

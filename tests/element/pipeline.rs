@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use crate::rig::{FRAME, Rig, SMALL, init, model};
+use crate::rig::{Rig, SMALL, init, model};
 
 /// A pipeline in which every `flashvsr` has the tiny model.
-fn pipeline(description: &str) -> gst::Pipeline {
+pub fn pipeline(description: &str) -> gst::Pipeline {
     init();
     let model = format!("flashvsr model={}", model().display());
     let description = description.replace("flashvsr", &model);
@@ -17,7 +17,7 @@ fn pipeline(description: &str) -> gst::Pipeline {
 }
 
 /// Runs to EOS; panics on an error.
-fn run(pipeline: &gst::Pipeline) {
+pub fn run(pipeline: &gst::Pipeline) {
     pipeline.set_state(gst::State::Playing).unwrap();
     let message = pipeline
         .bus()
@@ -32,7 +32,7 @@ fn run(pipeline: &gst::Pipeline) {
 }
 
 /// Counts the buffers that reach the pad of a sink.
-fn count(pipeline: &gst::Pipeline, sink: &str) -> Arc<AtomicU64> {
+pub fn count(pipeline: &gst::Pipeline, sink: &str) -> Arc<AtomicU64> {
     let count = Arc::new(AtomicU64::new(0));
     let counter = count.clone();
     let pad = pipeline.by_name(sink).unwrap().static_pad("sink").unwrap();
@@ -43,7 +43,7 @@ fn count(pipeline: &gst::Pipeline, sink: &str) -> Arc<AtomicU64> {
     count
 }
 
-const SOURCE: &str = "videotestsrc num-buffers=40 ! video/x-raw,format=I420,width=64,height=48,framerate=10/1";
+pub const SOURCE: &str = "videotestsrc num-buffers=40 ! video/x-raw,format=I420,width=64,height=48,framerate=10/1";
 
 #[test]
 fn a_file_like_pipeline_gives_every_frame() {
@@ -172,48 +172,4 @@ fn a_pipeline_stops_and_starts_again() {
     frames.store(0, Ordering::SeqCst);
     run(&pipeline);
     assert_eq!(frames.load(Ordering::SeqCst), 40);
-}
-
-#[test]
-fn the_latency_is_at_first_that_of_the_windows() {
-    // Frame 0 waits for frame 24; or frame 5, the first of the second window, for frame 16.
-    for (startup, frames) in [("reference", 24), ("low-latency", 11)] {
-        let mut rig = Rig::new(&[("startup", startup)], SMALL);
-        assert!(rig.bus.pop_filtered(&[gst::MessageType::Latency]).is_some(), "{startup}");
-        rig.harness.set_upstream_latency(gst::ClockTime::from_mseconds(7));
-        assert_eq!(rig.harness.query_latency(), Some(FRAME * frames + gst::ClockTime::from_mseconds(7)));
-        rig.set_caps(&SMALL.replace("width=64", "width=60"));
-        assert!(rig.bus.pop_filtered(&[gst::MessageType::Latency]).is_none(), "unchanged");
-        rig.set_caps(&SMALL.replace("25/1", "0/1"));
-        assert!(rig.bus.pop_filtered(&[gst::MessageType::Latency]).is_some());
-        assert_eq!(rig.harness.query_latency(), Some(gst::ClockTime::from_mseconds(7)), "a variable rate has none");
-    }
-}
-
-#[test]
-fn the_latency_allows_for_computing_but_for_no_more_than_a_window() {
-    for (startup, frames) in [("reference", 24), ("low-latency", 11)] {
-        let mut rig = Rig::new(&[("startup", startup)], SMALL);
-        let messages = |rig: &Rig| std::iter::from_fn(|| rig.bus.pop_filtered(&[gst::MessageType::Latency])).count();
-        messages(&rig);
-        let mut last = rig.harness.query_latency().unwrap();
-        for window in 0..4 {
-            rig.push(8 * window..8 * (window + 1));
-            let now = rig.harness.query_latency().unwrap();
-            assert!(now >= last, "{startup}: {last}, and then {now}");
-            assert_eq!(messages(&rig) > 0, now > last, "{startup}: {last}, and then {now}");
-            last = now;
-        }
-        // However fast the machine is, computing takes time.
-        assert!(last >= FRAME * (frames + 1) && last <= FRAME * (frames + 8), "{startup}: {last}");
-        assert_eq!(last.nseconds() % FRAME.nseconds(), 0, "{startup}: {last}");
-    }
-}
-
-#[test]
-fn a_variable_rate_stays_without_latency() {
-    let mut rig = Rig::new(&[("startup", "low-latency")], &SMALL.replace("25/1", "0/1"));
-    rig.push(0..17);
-    assert_eq!(rig.harness.query_latency(), Some(gst::ClockTime::ZERO));
-    assert!(rig.bus.pop_filtered(&[gst::MessageType::Latency]).is_none());
 }

@@ -106,3 +106,30 @@ fn the_sink_pad_offers_what_can_become_the_fixed_output() {
     assert!(allowed.can_intersect(&"video/x-raw,width=32,height=16".parse::<gst::Caps>().unwrap()));
     assert!(!allowed.can_intersect(&"video/x-raw,width=31,height=16".parse::<gst::Caps>().unwrap()));
 }
+
+/// What the element says of frames of this size. It says it as often as the caps come.
+fn refusal(properties: &[(&str, &str)], size: &str, sink: &str) -> String {
+    let rig = Rig::with_sink(properties, &SMALL.replace("width=64,height=64", size), sink);
+    let mut errors = rig.errors();
+    errors.dedup();
+    assert_eq!(errors.len(), 1, "{size}: {errors:?}");
+    errors.remove(0)
+}
+
+#[test]
+fn a_frame_that_gstreamer_cannot_describe_is_refused_with_the_reason() {
+    for sink in ["ANY", "video/x-raw,width=[1,100000],height=[1,100000]"] {
+        let error = refusal(&[("scale", "8")], "width=8192,height=8192", sink);
+        assert!(error.contains("65536x65536 is larger"), "{error}");
+    }
+}
+
+#[test]
+fn a_picture_that_no_memory_holds_is_refused_at_once() {
+    for (size, scale) in
+        [("width=300000000,height=1", "2"), ("width=1,height=16000000", "2"), ("width=16000,height=16000", "4")]
+    {
+        let error = refusal(&[("scale", scale)], size, "ANY");
+        assert!(error.contains("not enough memory"), "{size}: {error}");
+    }
+}
