@@ -3,16 +3,22 @@
 //! Alpha, which the model does not know: it waits in the carrier of its frame, and is resized on the way out.
 
 use gst_video::video_frame::{VideoFrameExt, Writable};
-use gst_video::{VideoConverter, VideoFormat, VideoFrame, VideoFrameRef, VideoInfo};
+use gst_video::{VideoConverter, VideoFormat, VideoFrame, VideoInfo};
 
 use super::convert::{failed, mapping};
 use super::errors::Failure;
+use super::mapping;
 use crate::upscaler::{Geometry, Size};
 
 type Result<T> = std::result::Result<T, Failure>;
 
 /// Number of the alpha component, in every format that has one.
 const ALPHA: u8 = 3;
+
+/// Whether frames of this format have alpha. Its flag does not tell: AV12 has alpha and, in GStreamer 1.22, no flag.
+pub fn has_alpha(info: &VideoInfo) -> bool {
+    info.n_components() > u32::from(ALPHA)
+}
 
 /// Carries the alpha of frames past the model.
 pub struct Alpha {
@@ -31,7 +37,7 @@ pub struct Alpha {
 impl Alpha {
     /// For frames of these formats, which differ only in size; `None` if they have no alpha.
     pub fn new(input: &VideoInfo, output: &VideoInfo, geometry: Geometry) -> Result<Option<Self>> {
-        if !input.has_alpha() || !output.has_alpha() {
+        if !has_alpha(input) || !has_alpha(output) {
             return Ok(None);
         }
         // The template has no others.
@@ -56,7 +62,7 @@ impl Alpha {
     /// Copies the alpha of `buffer` into the memory of `carrier`, which has none: a plane, or only one sample where all are
     /// alike, as in an opaque picture.
     pub fn keep(&self, buffer: &gst::BufferRef, carrier: &mut gst::BufferRef) -> Result<()> {
-        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.input).map_err(Failure::Map)?;
+        let frame = mapping::readable(buffer, &self.input)?;
         let (grid, alpha) = (Grid::new(&frame, ALPHA)?, frame.comp_data(ALPHA.into()).map_err(Failure::Map)?);
         if let Some(sample) = grid.only_sample(alpha, self.geometry.input, self.bytes) {
             carrier.append_memory(gst::Memory::from_slice(sample.to_vec()));
@@ -71,7 +77,7 @@ impl Alpha {
 
     /// Writes the alpha that `carrier` keeps into `buffer`, an output frame.
     pub fn restore(&mut self, carrier: &gst::BufferRef, buffer: &mut gst::BufferRef) -> Result<()> {
-        let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.output).map_err(Failure::Map)?;
+        let mut frame = mapping::writable(buffer, &self.output)?;
         let grid = Grid::new(&frame, ALPHA)?;
         let alpha = frame.comp_data_mut(ALPHA.into()).map_err(Failure::Map)?;
         let Geometry { crop, output, .. } = self.geometry;
@@ -85,7 +91,7 @@ impl Alpha {
             return Ok(());
         }
         {
-            let kept = VideoFrameRef::from_buffer_ref_readable(carrier, &self.kept).map_err(Failure::Map)?;
+            let kept = mapping::readable(carrier, &self.kept)?;
             self.resizer.frame_ref(&kept, &mut self.scaled.as_mut_video_frame_ref());
         }
         let scaled = Grid::new(&self.scaled, 0)?;

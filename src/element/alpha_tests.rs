@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
+use gst_video::VideoFrameRef;
+
 use super::super::caps::FORMATS;
 use super::*;
 use crate::upscaler::SizePolicy;
@@ -63,7 +65,7 @@ fn passed(
 
 fn formats() -> impl Iterator<Item = VideoFormat> {
     gst::init().unwrap();
-    FORMATS.into_iter().filter(|&format| gst_video::VideoFormatInfo::from_format(format).has_alpha())
+    FORMATS.into_iter().filter(|&format| gst_video::VideoFormatInfo::from_format(format).n_components() == 4)
 }
 
 fn doubled(width: usize, height: usize) -> Geometry {

@@ -15,6 +15,7 @@ use gst_video::{VideoConverter, VideoFormat, VideoFrame, VideoFrameRef, VideoInf
 
 use super::errors::Failure;
 use super::layout::{in_place, in_place_mut};
+use super::mapping;
 use crate::error::Error;
 use crate::upscaler::{Depth, Format, Frame, FrameMut, Layout, Samples, SamplesMut};
 
@@ -77,9 +78,9 @@ impl Reader {
 
     /// Lets `take` take the picture in `buffer`.
     pub fn read(&mut self, buffer: &gst::BufferRef, take: impl FnOnce(&Frame<'_>) -> crate::Result<()>) -> Result<()> {
-        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.info).map_err(Failure::Map)?;
+        let frame = mapping::readable(buffer, &self.info)?;
         match &mut self.way {
-            Way::Direct(layout) => take(&in_place(&frame, *layout)?)?,
+            Way::Direct(layout) => take(&in_place(&frame, &self.info, *layout)?)?,
             Way::Rgb(rgb) => take(&rgb.read(&frame)?)?,
         }
         Ok(())
@@ -107,12 +108,12 @@ impl Writer {
         buffer: &mut gst::BufferRef,
         paint: impl FnOnce(&mut FrameMut<'_>) -> crate::Result<()>,
     ) -> Result<()> {
-        let map = |buffer| VideoFrameRef::from_buffer_ref_writable(buffer, &self.info).map_err(Failure::Map);
+        let info = &self.info;
         match &mut self.way {
-            Way::Direct(layout) => paint(&mut in_place_mut(&mut map(buffer)?, *layout)?)?,
+            Way::Direct(layout) => paint(&mut in_place_mut(&mut mapping::writable(buffer, info)?, info, *layout)?)?,
             Way::Rgb(rgb) => {
                 paint(&mut rgb.scratch.picture_mut()?)?;
-                rgb.write(&mut map(buffer)?)?;
+                rgb.write(&mut mapping::writable(buffer, info)?)?;
             }
         }
         Ok(())

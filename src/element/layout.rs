@@ -90,19 +90,23 @@ fn strides(frame: &impl VideoFrameExt) -> Result<[usize; PLANES]> {
     Ok(strides)
 }
 
-/// The picture in a mapped buffer.
-pub fn in_place<'a>(frame: &'a VideoFrameRef<&gst::BufferRef>, layout: Layout) -> Result<Frame<'a>> {
+/// The picture of `info`'s size in a mapped buffer, whose frame may be larger.
+pub fn in_place<'a>(frame: &'a VideoFrameRef<&gst::BufferRef>, info: &VideoInfo, layout: Layout) -> Result<Frame<'a>> {
     let mut planes = [Plane::default(); PLANES];
     for ((number, plane), stride) in (0..frame.n_planes()).zip(&mut planes).zip(strides(frame)?) {
         *plane = Plane { bytes: frame.plane_data(number).map_err(failed)?, stride };
     }
-    let (width, height) = (frame.width() as usize, frame.height() as usize);
+    let (width, height) = (info.width() as usize, info.height() as usize);
     Ok(Frame { width, height, stride: 0, samples: Samples::Planes(layout, planes) })
 }
 
-/// The picture in a buffer that is mapped for writing.
-pub fn in_place_mut<'a>(frame: &'a mut VideoFrameRef<&mut gst::BufferRef>, layout: Layout) -> Result<FrameMut<'a>> {
-    let (width, height, strides) = (frame.width() as usize, frame.height() as usize, strides(frame)?);
+/// The picture of `info`'s size in a buffer that is mapped for writing, whose frame may be larger.
+pub fn in_place_mut<'a>(
+    frame: &'a mut VideoFrameRef<&mut gst::BufferRef>,
+    info: &VideoInfo,
+    layout: Layout,
+) -> Result<FrameMut<'a>> {
+    let (width, height, strides) = (info.width() as usize, info.height() as usize, strides(frame)?);
     let mut planes: [PlaneMut<'a>; PLANES] = Default::default();
     let data = frame.planes_data_mut();
     for ((plane, bytes), stride) in planes.iter_mut().zip(data).zip(strides) {

@@ -2,7 +2,9 @@
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use gstreamer_video as gst_video;
 
+use crate::pool::offer_pool;
 use crate::rig::{Rig, SMALL, element};
 
 /// The error with which the element refuses to start.
@@ -44,18 +46,6 @@ fn an_element_starts_after_its_error_is_cured() {
 }
 
 #[test]
-fn interlaced_video_is_refused_with_the_cure() {
-    let mut rig = Rig::new(&[], SMALL);
-    let caps: gst::Caps = format!("{SMALL},interlace-mode=interleaved").parse().unwrap();
-    rig.harness.push_event(gst::event::Caps::new(&caps));
-    let errors = rig.errors();
-    assert!(errors.len() == 1 && errors[0].contains("add deinterlace before flashvsr"), "{errors:?}");
-    assert_eq!(rig.harness.push(rig.frame(0)), Err(gst::FlowError::NotNegotiated));
-    let allowed = rig.element.static_pad("sink").unwrap().query_caps(None);
-    assert!(!allowed.can_intersect(&caps), "{allowed}");
-}
-
-#[test]
 fn a_size_that_no_factor_reaches_is_refused_with_the_cure() {
     let mut rig = Rig::new(&[], SMALL);
     rig.harness.set_sink_caps_str("video/x-raw,width=32,height=32");
@@ -77,4 +67,46 @@ fn a_buffer_that_holds_no_frame_is_an_error() {
     rig.push(0..1);
     assert_eq!(rig.harness.push(gst::Buffer::with_size(10).unwrap()), Err(gst::FlowError::Error));
     assert!(rig.errors()[0].contains("negotiated caps"));
+}
+
+/// A video meta for the 64x64 pixels of [`SMALL`], with this stride.
+fn lie(buffer: &mut gst::BufferRef, (width, height): (u32, u32), stride: i32) {
+    let (format, flags) = (gst_video::VideoFormat::Gray8, gst_video::VideoFrameFlags::empty());
+    gst_video::VideoMeta::add_full(buffer, flags, format, width, height, &[0], &[stride]).unwrap();
+}
+
+#[test]
+fn a_stride_that_leads_out_of_the_buffer_is_an_error() {
+    for stride in [65, 100, 100_000_000, -64] {
+        let mut rig = Rig::new(&[("startup", "low-latency")], SMALL);
+        let mut frame = rig.frame(0);
+        lie(frame.make_mut(), (64, 64), stride);
+        assert_eq!(rig.harness.push(frame), Err(gst::FlowError::Error), "{stride}");
+        let errors = rig.errors();
+        assert!(errors.len() == 1 && errors[0].contains(&format!("{stride} bytes apart")), "{errors:?}");
+    }
+}
+
+#[test]
+fn nothing_is_written_beyond_a_buffer_of_downstream() {
+    let mut rig = Rig::new(&[("startup", "low-latency")], SMALL);
+    offer_pool(&rig, |buffer| lie(buffer, (120, 128), 100_000_000));
+    rig.set_caps(&SMALL.replace("width=64", "width=60"));
+    rig.push(0..1);
+    rig.eos();
+    let errors = rig.errors();
+    assert!(errors.len() == 1 && errors[0].contains("100000000 bytes apart"), "{errors:?}");
+}
+
+#[test]
+fn a_frame_in_a_larger_one_is_its_top_left_part() {
+    let mut rig = Rig::new(&[("startup", "low-latency")], &SMALL.replace("GRAY8", "I420"));
+    let mut buffer = gst::Buffer::with_size(100 * 80 * 3 / 2).unwrap();
+    buffer.make_mut().map_writable().unwrap().fill(90);
+    let (format, flags) = (gst_video::VideoFormat::I420, gst_video::VideoFrameFlags::empty());
+    let (offsets, strides) = ([0, 8000, 10000], [100, 50, 50]);
+    gst_video::VideoMeta::add_full(buffer.make_mut(), flags, format, 100, 80, &offsets, &strides).unwrap();
+    rig.harness.push(buffer).unwrap();
+    rig.eos();
+    assert_eq!(rig.output().len(), 1, "{:?}", rig.errors());
 }
