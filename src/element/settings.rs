@@ -2,7 +2,7 @@
 
 //! The element's properties, and their values.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use gst::glib;
@@ -117,7 +117,7 @@ impl From<Precision> for Option<upscaler::Precision> {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Directory of the checkpoint.
-    pub model: Option<String>,
+    pub model: Option<PathBuf>,
     /// Generation of the LQ projection.
     pub version: Version,
     /// Output size by input size.
@@ -171,7 +171,7 @@ impl Settings {
     /// # Errors
     /// If there is none.
     pub fn locate(&self, places: &Places) -> Result<Located, Failure> {
-        places.locate(self.model.as_deref().map(Path::new)).ok_or(Failure::NoModel)
+        places.locate(self.model.as_deref()).ok_or(Failure::NoModel)
     }
 
     /// The model in the directory `path`, as these settings want it.
@@ -211,11 +211,13 @@ impl Settings {
             "local-range" => assign(&mut self.local_range, value),
             "seed" => assign(&mut self.seed, value),
             "color-fix" => assign(&mut self.color_fix, value),
-            // NULL is the default, as for every other string property.
-            "device" => match value.get::<Option<String>>() {
-                Ok(device) => self.device = device.unwrap_or_else(|| Self::default().device),
-                Err(_) => debug_assert!(false, "type of device"),
-            },
+            "device" => {
+                // Read as a path, since a string of C may be no UTF-8; then it is the name of no device.
+                let mut device: Option<PathBuf> = None;
+                assign(&mut device, value);
+                // NULL is the default, as for every other string property.
+                self.device = device.map_or_else(|| Self::default().device, |d| d.to_string_lossy().into_owned());
+            }
             "precision" => assign(&mut self.precision, value),
             "threads" => assign(&mut self.threads, value),
             _ => debug_assert!(false, "property {name} is not ours"),
@@ -337,7 +339,7 @@ pub static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
             .build(),
         glib::ParamSpecUInt::builder("threads")
             .nick("Threads")
-            .blurb("Threads of the CPU backend; 0 for one per core")
+            .blurb("Threads of the CPU backend, at most one per core that the process may use; 0 for that many")
             .maximum(1024)
             .default_value(default.threads)
             .mutable_ready()
