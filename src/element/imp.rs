@@ -15,9 +15,8 @@ use gst_base::subclass::prelude::*;
 use gst_video::subclass::prelude::*;
 use parking_lot::Mutex;
 
-use super::caps::{INPUT, OUTPUT, Scaling};
+use super::caps::{INPUT, OUTPUT};
 use super::carrier::scale_region;
-use super::interlacing;
 use super::latency::Latency;
 use super::layout;
 use super::loader::Loader;
@@ -90,8 +89,9 @@ impl ElementImpl for FlashVsr {
                 "FlashVSR video upscaler",
                 "Filter/Effect/Converter/Video/Scaler",
                 "Upscales progressive video with FlashVSR v1.1 Tiny-Long, a streaming one-step diffusion model. Interlaced video \
-                 is refused: put deinterlace before it. N frames in, N frames out, with their timestamps. Frames come out in windows: put a queue before it for a thread of its \
-                 own, and an unlimited queue (max-size-time=0 max-size-buffers=0 max-size-bytes=0) into sibling branches",
+                 is refused: put deinterlace before it. N frames in, N frames out, with their timestamps. Frames come out in \
+                 windows: put a queue before it for a thread of its own, and an unlimited queue (max-size-time=0 \
+                 max-size-buffers=0 max-size-bytes=0) into sibling branches",
                 "The gst-plugin-flashvsr developers",
             )
         });
@@ -215,13 +215,7 @@ impl BaseTransformImpl for FlashVsr {
             EventView::FlushStop(_) => self.flush(),
             EventView::Caps(caps) => {
                 let caps = caps.caps_owned();
-                if let Err(failure) = interlacing::check(&caps) {
-                    self.drain();
-                    self.report(&failure);
-                    return false;
-                }
-                // Drains in `set_info`, if the caps are new.
-                return self.parent_sink_event(event) || self.explain_refusal(&caps);
+                return self.check_input(&caps) && (self.parent_sink_event(event) || self.explain_refusal(&caps));
             }
             EventView::Eos(_)
             | EventView::Segment(_)
@@ -346,55 +340,6 @@ impl FlashVsr {
             // gst-launch-1.0 prints the second text only.
             gst::element_imp_info!(self, gst::ResourceError::Settings, ("{}", notice), ["{}", notice]);
         }
-    }
-
-    fn scaling(&self) -> Scaling {
-        let settings = self.settings.lock();
-        Scaling { scale: settings.scale, policy: settings.size_policy.into() }
-    }
-
-    /// The caps that the pad of `direction` can have. The base class would put those of the other pad first, since an element
-    /// that changes nothing is the cheapest; ours is there to change the size.
-    fn possible_caps(&self, direction: gst::PadDirection, filter: Option<&gst::Caps>) -> gst::Caps {
-        let element = self.obj();
-        let sink = direction == gst::PadDirection::Sink;
-        let (other, there, template, template_there) = match sink {
-            true => (element.src_pad(), gst::PadDirection::Src, &INPUT, &OUTPUT),
-            false => (element.sink_pad(), gst::PadDirection::Sink, &OUTPUT, &INPUT),
-        };
-        let scaling = self.scaling();
-        let filter_there = filter.map(|filter| scaling.transform(direction, &filter.intersect(template)));
-        let caps_there = other.peer_query_caps(filter_there.as_ref()).intersect(template_there);
-        let caps = scaling.transform(there, &caps_there).intersect(&OUTPUT);
-        let caps = if sink { interlacing::with_interlaced(&caps) } else { caps };
-        match filter {
-            Some(filter) => caps.intersect_with_mode(filter, gst::CapsIntersectMode::First),
-            None => caps,
-        }
-    }
-
-    /// Says why caps were refused, if no size would have done; false, as an event handler's answer.
-    fn explain_refusal(&self, caps: &gst::Caps) -> bool {
-        let scaling = self.scaling();
-        let possible = scaling.transform(gst::PadDirection::Sink, caps);
-        let wanted = self.obj().src_pad().peer_query_caps(None);
-        if !possible.can_intersect(&wanted) {
-            gst::element_imp_error!(
-                self,
-                gst::CoreError::Negotiation,
-                ("downstream accepts no size that is 1 to 8 times the input's, or not its format; \
-                  add videoconvertscale after flashvsr"),
-                ["input {}, possible output {}, downstream {}", caps, possible, wanted]
-            );
-        } else if let Some(size) = scaling.unrepresentable(caps) {
-            gst::element_imp_error!(
-                self,
-                gst::CoreError::Negotiation,
-                ("the output of {size} is larger than GStreamer's video frames can be; lower the property scale"),
-                ["input {}", caps]
-            );
-        }
-        false
     }
 
     /// Whether frames come at the pace of a clock.

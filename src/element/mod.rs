@@ -19,7 +19,7 @@
 //! | `loader` | the model's way into memory |
 //! | `session` | one stream of the upscaler, from caps to caps |
 //! | `queue`, `carrier` | what waits for its window: frames without their pixels, and the events between them |
-//! | `caps` | which sizes can become which |
+//! | `caps`, `negotiation` | which sizes can become which, and what is said where none can |
 //! | `interlacing` | interlaced video, which is refused |
 //! | `convert` | every pixel format into RGB and back |
 //! | `mapping` | buffers as video frames, checked |
@@ -39,6 +39,7 @@ mod latency;
 mod layout;
 mod loader;
 mod mapping;
+mod negotiation;
 mod queue;
 mod session;
 mod settings;

@@ -48,10 +48,12 @@ fn an_element_starts_after_its_error_is_cured() {
 #[test]
 fn a_size_that_no_factor_reaches_is_refused_with_the_cure() {
     let mut rig = Rig::new(&[], SMALL);
+    rig.push(0..2);
     rig.harness.set_sink_caps_str("video/x-raw,width=32,height=32");
     rig.harness.push_event(gst::event::Caps::new(&SMALL.replace("width=64", "width=66").parse().unwrap()));
     let errors = rig.errors();
     assert!(errors.iter().any(|error| error.contains("videoconvertscale")), "{errors:?}");
+    assert_eq!(rig.output().len(), 2, "the frames before it");
 }
 
 #[test]

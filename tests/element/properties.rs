@@ -48,7 +48,7 @@ fn a_model_whose_name_is_no_utf8_is_an_ordinary_model() {
     use std::os::unix::ffi::OsStrExt;
 
     let directory = tempfile::tempdir().unwrap();
-    let name = CStr::from_bytes_with_nul(b"mod\xe8le\0").unwrap();
+    let name = c"mod\xe8le";
     let place = directory.path().join(std::ffi::OsStr::from_bytes(name.to_bytes()));
     std::fs::create_dir(&place).unwrap();
     for file in std::fs::read_dir(crate::rig::model()).unwrap() {
@@ -66,10 +66,10 @@ fn a_model_whose_name_is_no_utf8_is_an_ordinary_model() {
 #[test]
 fn names_that_are_no_utf8_and_lead_nowhere_are_errors() {
     let element = element(&[]);
-    set_text(&element, c"model", CStr::from_bytes_with_nul(b"/no/mod\xe8le\0").unwrap());
+    set_text(&element, c"model", c"/no/mod\xe8le");
     let error = refusal(&element);
     assert!(error.contains("/no/mod") && error.contains("not found"), "{error}");
-    set_text(&element, c"device", CStr::from_bytes_with_nul(b"c\xffda\0").unwrap());
+    set_text(&element, c"device", c"c\xffda");
     let device = text(&element, c"device");
     assert!(device.starts_with(b"c") && device.ends_with(b"da"), "{device:?}");
     assert!(refusal(&element).contains("set device=auto"));
