@@ -226,6 +226,34 @@ fn memory_is_known_before_the_first_frame_and_refused_when_there_is_none() {
     assert!(matches!(error, Error::NoSpace { .. }), "{error}");
 }
 
+/// Loads the tiny model from a directory of its own, so that nothing is shared with what was loaded before, and runs a stream.
+fn fresh_start(device: &str, frames: u64) -> Vec<Vec<u8>> {
+    let dir = tempfile::TempDir::new().unwrap();
+    for name in gstflashvsr::model::checkpoint::Checkpoint::FILES {
+        std::fs::copy(spec().path.join(name), dir.path().join(name)).unwrap();
+    }
+    let spec = ModelSpec { path: dir.path().into(), device: device.into(), precision: None, ..spec() };
+    let mut stream = open(&spec).unwrap().stream(geometry(), low_latency(), Cancel::default()).unwrap();
+    run(&mut *stream, frames)
+}
+
+#[test]
+fn every_start_gives_the_same_bits() {
+    assert_eq!(fresh_start("cpu", 18), fresh_start("cpu", 18));
+}
+
+#[cfg(feature = "emulator")]
+#[test]
+fn every_start_of_an_emulated_gpu_gives_the_same_bits() {
+    assert_eq!(fresh_start("emulator", 18), fresh_start("emulator", 18));
+}
+
+#[cfg(feature = "gpu-tests")]
+#[test]
+fn every_start_of_a_gpu_gives_the_same_bits() {
+    assert_eq!(fresh_start("cuda", 42), fresh_start("cuda", 42));
+}
+
 /// The whole engine, frames in to frames out, on an emulated GPU: the memory plan, the caches of keys and values, what stays on
 /// the device between windows, and the frames on their way.
 #[cfg(feature = "emulator")]

@@ -12,6 +12,7 @@ mod formats;
 mod frames;
 mod interlaced;
 mod latency;
+mod loading;
 mod metas;
 mod pipeline;
 mod pool;
