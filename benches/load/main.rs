@@ -8,10 +8,10 @@
 //! cargo bench --bench load -- --cpu   # for the CPU; takes 8 GB of memory
 //! ```
 
+mod checkpoint;
 #[path = "../gpu/dry.rs"]
 #[allow(dead_code, reason = "the counts of launches are for another benchmark")]
 mod dry;
-mod checkpoint;
 
 use std::path::PathBuf;
 use std::sync::Arc;
