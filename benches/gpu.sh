@@ -93,6 +93,8 @@ mkdir -p "$(dirname "$page")"
 : >"$page"
 failures=0
 SECONDS=0
+# Programs that were built elsewhere look for it there.
+export FLASHVSR_PARITY_DIR=${FLASHVSR_PARITY_DIR:-$root/tests/data/parity}
 
 say() { printf '%s\n' "$@" | tee -a "$page"; }
 
