@@ -20,15 +20,15 @@
 # shellcheck disable=SC2317
 set -uo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cd "$root" || exit
+script=$(realpath "${BASH_SOURCE[0]}")
+root=$(dirname "$(dirname "$script")")
 
 usage() {
-    sed -n '/^# Everything/,/^#     --dry/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '/^# Everything/,/^#     --dry/s/^# \{0,1\}//p' "$script"
     exit "$1"
 }
 
-only=() sizes=() kernels=() build='' programs='' dry='' page=target/gpu.md
+only=() sizes=() kernels=() build='' programs='' dry='' page=$root/target/gpu.md
 while [ $# -gt 0 ]; do
     case $1 in
     --only | --size | --kernels | --build | --programs)
@@ -42,18 +42,19 @@ while [ $# -gt 0 ]; do
             ;;
         --size) sizes+=("$2") ;;
         --kernels) kernels+=("$2") ;;
-        --build) build=$2 ;;
-        --programs) programs=$2 ;;
+        --build) build=$(realpath -m "$2") ;;
+        --programs) programs=$(realpath -m "$2") ;;
         esac
         shift
         ;;
     --dry) dry=yes ;;
     --help) usage 0 ;;
     -*) usage 2 >&2 ;;
-    *) page=$1 ;;
+    *) page=$(realpath -m "$1") ;;
     esac
     shift
 done
+cd "$root" || exit
 [ ${#only[@]} -gt 0 ] || only=(bench tests pipeline profile peer)
 if [ -n "$dry" ]; then
     sizes=(256x128)
@@ -86,7 +87,7 @@ if [ -n "$build" ]; then
     exit
 fi
 if [ -z "$programs" ]; then
-    programs=target/gpu-programs
+    programs=$root/target/gpu-programs
     build_programs "$programs" || exit
 fi
 mkdir -p "$(dirname "$page")"
