@@ -6,29 +6,45 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-/// Upscales a video file with FlashVSR.
+use crate::element_options::ElementOptions;
+use crate::outcome;
+
+/// Upscales video files with FlashVSR.
 ///
 /// Every frame of the input comes out, larger, with its own timestamp. Audio tracks are copied as they are where the output
 /// container takes them, and re-encoded with a message where it does not.
 ///
-/// Ctrl-C ends the output early but properly, so that the file plays; a second Ctrl-C aborts. Exit codes: 0 done, 1 failed,
-/// 2 wrong command line, 130 interrupted.
-#[derive(Debug, Parser)]
-#[command(name = "upscale", version)]
+/// The output is written under a temporary name beside its own, which it gets when it is whole: what was there before stays
+/// until then, and after a failure.
+///
+/// Ctrl-C ends the output early but properly: the file plays, has ".partial-" in its name, and is named. A second Ctrl-C aborts
+/// and leaves nothing.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "upscale",
+    version,
+    override_usage = "upscale [OPTIONS] INPUT OUTPUT\n       upscale [OPTIONS] INPUT... --output DIR",
+    after_help = outcome::EXIT_CODES,
+    // Options and their values stand in lines of their own, so that the long descriptions of the element are readable.
+    next_line_help = true
+)]
 pub struct Args {
-    /// The video file to read: anything that GStreamer decodes
-    pub input: PathBuf,
+    /// The video file to read (anything that GStreamer decodes), and the file to write: .mp4, .mov or .mkv. With --output, all
+    /// files are read
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 
-    /// The file to write: .mp4, .mov or .mkv
-    pub output: PathBuf,
+    /// The file to write; or a directory, in which each input has an output of its name
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub output: Option<PathBuf>,
+
+    /// Replace outputs that are there already, each when its new file is whole
+    #[arg(long)]
+    pub overwrite: bool,
 
     /// Directory of the model's files; if not given, $FLASHVSR_MODEL, or the fetched model, or the bundled small one
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-
-    /// Size of the output relative to the input, 1 to 8; the model was trained for 4
-    #[arg(long, default_value_t = 2.0, value_parser = scale)]
-    pub scale: f64,
 
     /// Video codec of the output
     #[arg(long, value_enum, default_value_t = Codec::H264)]
@@ -50,37 +66,13 @@ pub struct Args {
     #[arg(long)]
     pub deinterlace: bool,
 
-    /// Length of the first window
-    #[arg(long, value_enum, default_value_t = Startup::Reference)]
-    pub startup: Startup,
+    /// Tell the progress, and the end, in lines of JSON on the standard output
+    #[arg(long)]
+    pub json: bool,
 
-    /// Colour correction
-    #[arg(long, value_enum, default_value_t = ColorFix::Adain)]
-    pub color_fix: ColorFix,
-
-    /// What to do with an output size that is no multiple of 128 pixels
-    #[arg(long, value_enum, default_value_t = SizePolicy::Pad)]
-    pub size_policy: SizePolicy,
-
-    /// Attention budget
-    #[arg(long, default_value_t = 2.0)]
-    pub sparse_ratio: f64,
-
-    /// Seed of the noise
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-
-    /// Device: "auto", "cpu", "cuda" or "cuda:N"
-    #[arg(long, default_value = "auto")]
-    pub device: String,
-
-    /// How a GPU stores and multiplies
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
-    pub precision: Precision,
-
-    /// Threads for the model; 0 for one per core
-    #[arg(long, default_value_t = 0)]
-    pub threads: u32,
+    /// The properties of the element.
+    #[command(flatten)]
+    pub element: ElementOptions,
 }
 
 /// Video codec of the output.
@@ -92,95 +84,75 @@ pub enum Codec {
     H265,
 }
 
-/// How a GPU stores and multiplies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// bf16 on a GPU, f32 on the CPU
-    Auto,
-    /// 16 bits with the range of 32
-    Bf16,
-    /// 16 bits with finer steps and a smaller range
-    F16,
-    /// 32 bits, slow on a GPU
-    F32,
-}
-
-/// Length of the first window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Startup {
-    /// 25 frames, as the reference does
-    Reference,
-    /// 9 frames
-    LowLatency,
-}
-
-/// Colour correction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ColorFix {
-    /// Mean and deviation of the input's colours
-    Adain,
-    /// Low frequencies of the input
-    Wavelet,
-    /// None
-    None,
-}
-
-/// What to do with an output size that is no multiple of 128 pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SizePolicy {
-    /// Compute a larger picture and cut it back: the size is exact
-    Pad,
-    /// Cut the centre out: the output is smaller
-    Crop,
-    /// Refuse
-    Fail,
-}
-
-/// The nick of a value, which is also the nick of the element's enum.
-pub fn nick(value: impl ValueEnum) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-}
-
-fn scale(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(scale) if (1.0..=8.0).contains(&scale) => Ok(scale),
-        _ => Err("a number from 1 to 8 is needed".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use gst::glib;
+    use gst::prelude::*;
+    use gstreamer as gst;
+
     use super::*;
 
     fn parse(more: &[&str]) -> Result<Args, clap::Error> {
+        gst::init().unwrap();
+        gstflashvsr::register_static().unwrap();
         Args::try_parse_from(["upscale", "in.mp4", "out.mp4"].iter().chain(more))
     }
 
     #[test]
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory;
+        parse(&[]).unwrap();
         Args::command().debug_assert();
     }
 
     #[test]
-    fn scales_outside_one_to_eight_are_refused() {
-        for wrong in ["0.5", "9", "nan", "inf", "-2", "two"] {
-            assert!(parse(&["--scale", wrong]).is_err(), "{wrong}");
+    fn every_property_has_an_option_with_its_range() {
+        parse(&[]).unwrap();
+        for spec in crate::element_options::properties() {
+            let option = match spec.name() {
+                "version" => "--model-version".to_owned(),
+                name => format!("--{name}"),
+            };
+            let (fits, wrong): (Vec<String>, Vec<String>) =
+                if let Some(spec) = spec.downcast_ref::<glib::ParamSpecDouble>() {
+                    let (from, to) = (spec.minimum(), spec.maximum());
+                    (vec![from.to_string(), to.to_string()], vec![(from - 0.01).to_string(), (to + 0.01).to_string()])
+                } else if let Some(spec) = spec.downcast_ref::<glib::ParamSpecUInt>() {
+                    let (from, to) = (spec.minimum(), spec.maximum());
+                    (vec![from.to_string(), to.to_string()], vec![(u64::from(to) + 1).to_string(), "1.5".to_owned()])
+                } else if let Some(spec) = spec.downcast_ref::<glib::ParamSpecUInt64>() {
+                    (vec![spec.maximum().to_string()], vec!["18446744073709551616".to_owned()])
+                } else if let Some(spec) = spec.downcast_ref::<glib::ParamSpecEnum>() {
+                    let nicks = spec.enum_class().values().iter().map(|value| value.nick().to_owned()).collect();
+                    (nicks, vec!["something-else".to_owned()])
+                } else {
+                    (vec!["cpu".to_owned()], Vec::new())
+                };
+            let always_wrong = ["nan", "inf", "-1", "two", ""].map(str::to_owned);
+            let is_text = spec.is::<glib::ParamSpecString>();
+            for wrong in wrong.into_iter().chain(always_wrong).filter(|_| !is_text) {
+                let given = format!("{option}={wrong}");
+                assert!(parse(&[&given]).is_err(), "{given}");
+            }
+            for right in fits {
+                let element = gst::ElementFactory::make("flashvsr").build().unwrap();
+                parse(&[&format!("{option}={right}")]).unwrap().element.apply(&element);
+                let value = element.property_value(spec.name());
+                let value = match spec.is::<glib::ParamSpecEnum>() {
+                    true => glib::EnumValue::from_value(&value).unwrap().1.nick().to_owned(),
+                    false => value.transform::<String>().unwrap().get::<String>().unwrap(),
+                };
+                assert!(
+                    value == right || value.parse::<f64>().ok() == right.parse().ok(),
+                    "{option}: {value}, not {right}"
+                );
+            }
         }
-        assert_eq!(parse(&["--scale", "1.5"]).unwrap().scale, 1.5);
     }
 
     #[test]
     fn quality_and_bitrate_exclude_each_other() {
         assert!(parse(&["--quality", "20", "--bitrate", "900"]).is_err());
         assert_eq!(parse(&["--bitrate", "900"]).unwrap().bitrate, Some(900));
-    }
-
-    #[test]
-    fn nicks_are_those_of_the_element() {
-        let args = parse(&["--startup", "low-latency", "--color-fix", "none", "--size-policy", "crop"]).unwrap();
-        assert_eq!(nick(args.startup), "low-latency");
-        assert_eq!(nick(args.color_fix), "none");
-        assert_eq!(nick(args.size_policy), "crop");
     }
 }

@@ -17,9 +17,11 @@ use gstflashvsr::upscaler::{Geometry, Size};
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
-use crate::args::{Args, SizePolicy, nick};
+use crate::args::Args;
 use crate::audio::AudioOutput;
 use crate::formats::{Container, Rate, encoder_format, make, request, timescale, video_encoder};
+use crate::input::Input;
+use crate::output::Output;
 use crate::side_by_side::SideBySide;
 use crate::tally::{Point, Tally};
 
@@ -29,16 +31,22 @@ pub struct Job {
     pub pipeline: gst::Pipeline,
     /// How far it is.
     pub tally: Arc<Tally>,
+    /// What the streams of the input pass first.
+    queues: gst::Element,
+    upscaler: gst::Element,
 }
 
 impl Job {
-    /// Builds the pipeline. It reads `args.input` once it runs, and only then opens `args.output`.
-    pub fn new(args: &Args, model: &Path, container: Container) -> Result<Self> {
+    /// Builds the pipeline.
+    ///
+    /// # Errors
+    /// If GStreamer lacks what it needs.
+    pub fn new(args: &Args, input: &Input, output: &Output, model: &Path) -> Result<Self> {
+        let container = Container::of(output.name())?;
         let pipeline = gst::Pipeline::new();
         let tally = Arc::new(Tally::default());
 
-        let source = make("filesrc")?;
-        source.set_property("location", &args.input);
+        let source = input.source();
         let parser = make("parsebin")?;
         // Each branch may hold back what the other waits for, the upscaler's first window most of all: a queue grows
         // for as long as another one is empty, and no further.
@@ -47,24 +55,53 @@ impl Job {
         queues.set_property("max-size-bytes", 0u32);
         queues.set_property("max-size-time", 0u64);
         let muxer = container.muxer()?;
-        let sink = make("filesink")?;
-        sink.set_property("location", &args.output);
-        sink.set_property("sync", false);
-        pipeline.add_many([&source, &parser, &queues, &muxer, &sink])?;
+        let sink = output.sink()?;
+        pipeline.add_many([source, &parser, &queues, &muxer, &sink])?;
         source.link(&parser)?;
         muxer.link(&sink)?;
 
-        let decoder = video_branch(&pipeline, args, model, &muxer, &tally)?;
+        let upscaler = upscaler(args, model)?;
+        let decoder = video_branch(&pipeline, args, &upscaler, &muxer, &tally)?;
         let video = decoder.static_pad("sink").context("a decoder without a sink pad")?;
         let audio = AudioOutput { pipeline: pipeline.clone(), muxer, container, tally: tally.clone() };
         let tracks = AtomicUsize::new(0);
+        let streams = queues.clone();
         parser.connect_pad_added(move |parser, pad| {
-            if let Err(error) = connect_stream(pad, &queues, &video, &audio, &tracks) {
+            if let Err(error) = connect_stream(pad, &streams, &video, &audio, &tracks) {
                 gst::element_error!(parser, gst::StreamError::Failed, ("{error:#}"));
             }
         });
-        Ok(Self { pipeline, tally })
+        Ok(Self { pipeline, tally, queues, upscaler })
     }
+
+    /// Whether no frame is on its way into the upscaler: it has done what there was to do.
+    pub fn waits_for_input(&self) -> bool {
+        self.upscaler.static_pad("sink").and_then(|sink| sink.peer()).is_some_and(|pad| is_idle(&pad))
+    }
+
+    /// Whether the upscaler is at work, and not waiting for a frame or for who takes its frames.
+    pub fn computes(&self) -> bool {
+        !self.waits_for_input() && self.upscaler.static_pad("src").is_some_and(|pad| is_idle(&pad))
+    }
+
+    /// Ends all streams where they come out of the input, which has not done so itself.
+    pub fn end_streams(&self) {
+        for pad in self.queues.sink_pads() {
+            // An input that comes to life in this moment is waited for.
+            std::thread::spawn(move || pad.send_event(gst::event::Eos::new()));
+        }
+    }
+}
+
+/// Whether nothing is being pushed through a source pad.
+fn is_idle(pad: &gst::Pad) -> bool {
+    // The probe is called, and has gone, at once if so.
+    let probe = pad.add_probe(gst::PadProbeType::IDLE, |_, _| gst::PadProbeReturn::Remove);
+    let idle = probe.is_none();
+    if let Some(probe) = probe {
+        pad.remove_probe(probe);
+    }
+    idle
 }
 
 /// Connects the first video stream and every audio track. parsebin adds the pads of all streams, video first, before the
@@ -105,7 +142,7 @@ fn through_queue(queues: &gst::Element, pad: &gst::Pad) -> Result<gst::Pad> {
 fn video_branch(
     pipeline: &gst::Pipeline,
     args: &Args,
-    model: &Path,
+    upscaler: &gst::Element,
     muxer: &gst::Element,
     tally: &Arc<Tally>,
 ) -> Result<gst::Element> {
@@ -123,7 +160,8 @@ fn video_branch(
     flip.set_property_from_str("video-direction", "auto");
     front.push(flip);
 
-    let upscaler = upscaler(args, model)?;
+    let scale = upscaler.property::<f64>("scale");
+    let crops = chosen(upscaler, "size-policy") == "crop";
     let size = make("capsfilter")?;
     let format = make("capsfilter")?;
     let rate = args.bitrate.map_or(Rate::Quality(args.quality), Rate::Bitrate);
@@ -136,9 +174,9 @@ fn video_branch(
     gst::Element::link_many(&back)?;
     let (head, flip) = front.first().zip(front.last()).context("a chain of no elements")?;
     if args.compare {
-        compare(pipeline, flip, &ours, &back[0], args)?;
+        compare(pipeline, flip, &ours, &back[0], scale)?;
     } else {
-        gst::Element::link_many([flip, &upscaler])?;
+        gst::Element::link_many([flip, upscaler])?;
         gst::Element::link_many([&size, &back[0]])?;
     }
 
@@ -147,8 +185,8 @@ fn video_branch(
     pad(&parser, "src")?.link(&muxed)?;
 
     tally.end_video_at(&pad(flip, "src")?.peer().context("nothing behind the front")?);
-    tally.count(&pad(&upscaler, "sink")?, Point::In);
-    tally.count(&pad(&upscaler, "src")?, Point::Upscaled);
+    tally.count(&pad(upscaler, "sink")?, Point::In);
+    tally.count(&pad(upscaler, "src")?, Point::Upscaled);
     tally.count(&muxed, Point::Out);
 
     let raw = pad(head, "sink")?;
@@ -157,8 +195,7 @@ fn video_branch(
         let caps = gst_video::VideoCapsBuilder::new().format(encoder_format(depth));
         format.set_property("caps", caps.build());
     });
-    let (scale, crops) = (args.scale, args.size_policy == SizePolicy::Crop);
-    on_caps(&pad(&upscaler, "sink")?, move |info| {
+    on_caps(&pad(upscaler, "sink")?, move |info| {
         // Encoders of 4:2:0 video take even sizes only.
         let input = Size::new(info.width() as usize, info.height() as usize);
         let wanted = Geometry::scaled_size(input, scale);
@@ -188,7 +225,7 @@ fn compare(
     front: &gst::Element,
     ours: &[gst::Element; 2],
     back: &gst::Element,
-    args: &Args,
+    scale: f64,
 ) -> Result<()> {
     let tee = make("tee")?;
     let waiting = make("queue")?;
@@ -197,7 +234,7 @@ fn compare(
         waiting.set_property(limit, 0u32);
     }
     waiting.set_property("max-size-time", 0u64);
-    let join = SideBySide::new(args.scale);
+    let join = SideBySide::new(scale);
     let queue = small_queue()?;
     let (left, right) = (make("videoconvert")?, make("videoconvert")?);
     pipeline.add_many([&tee, &waiting, &queue, &left, &right, join.upcast_ref()])?;
@@ -221,17 +258,15 @@ fn small_queue() -> Result<gst::Element> {
 
 fn upscaler(args: &Args, model: &Path) -> Result<gst::Element> {
     let upscaler = make("flashvsr")?;
-    upscaler.set_property("model", model.to_string_lossy().as_ref());
-    upscaler.set_property("scale", args.scale);
-    upscaler.set_property("sparse-ratio", args.sparse_ratio);
-    upscaler.set_property("seed", args.seed);
-    upscaler.set_property("threads", args.threads);
-    upscaler.set_property("device", &args.device);
-    upscaler.set_property_from_str("precision", &nick(args.precision));
-    upscaler.set_property_from_str("startup", &nick(args.startup));
-    upscaler.set_property_from_str("color-fix", &nick(args.color_fix));
-    upscaler.set_property_from_str("size-policy", &nick(args.size_policy));
+    upscaler.set_property("model", model);
+    args.element.apply(&upscaler);
     Ok(upscaler)
+}
+
+/// The nick of a property that is an enumeration.
+fn chosen(element: &gst::Element, property: &str) -> String {
+    let value = element.property_value(property);
+    gst::glib::EnumValue::from_value(&value).map(|(_, value)| value.nick().to_owned()).unwrap_or_default()
 }
 
 fn pad(element: &gst::Element, name: &str) -> Result<gst::Pad> {

@@ -1,99 +1,121 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The progress of a job: a bar on a terminal, plain lines elsewhere.
+//! How far a job is and how fast, in words and for scripts.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
-use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::tally::Numbers;
 
-/// Time between two plain lines.
-const LINE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Where the progress is shown.
-pub struct Progress {
-    started: Instant,
-    bar: Option<ProgressBar>,
-    last_line: Instant,
+/// How fast a job is. The model is loaded and the first window is filled only once, so that the pace is counted from the first
+/// frame that comes out, as soon as more have followed.
+#[derive(Debug)]
+pub struct Pace {
+    began: Instant,
+    first: Option<Sample>,
+    now: Instant,
 }
 
-impl Progress {
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: Instant,
+    frames: u64,
+    position: gst::ClockTime,
+}
+
+impl Pace {
     /// Starts the clock.
-    pub fn new() -> Self {
-        let started = Instant::now();
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:30} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(1000).with_style(style)
-        });
-        Self { started, bar, last_line: started }
+    pub fn new(began: Instant) -> Self {
+        Self { began, first: None, now: began }
     }
 
-    /// Shows how far the job is; `duration` is that of the input.
-    pub fn update(&mut self, numbers: &Numbers, duration: Option<gst::ClockTime>) {
-        let text = line(numbers, duration, self.started.elapsed());
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position((1000.0 * fraction(numbers, duration).unwrap_or(0.0)) as u64);
-                bar.set_message(text);
-            }
-            None if self.last_line.elapsed() >= LINE_INTERVAL => {
-                self.last_line = Instant::now();
-                eprintln!("{text}");
-            }
-            None => {}
+    /// Takes a look at the job.
+    pub fn observe(&mut self, numbers: &Numbers, now: Instant) {
+        self.now = now;
+        if self.first.is_none() && numbers.frames_upscaled > 0 {
+            self.first = Some(Sample { at: now, frames: numbers.frames_upscaled, position: numbers.position });
         }
     }
 
-    /// Shows a sentence.
-    pub fn say(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
+    /// The time since the beginning.
+    pub fn elapsed(&self) -> Duration {
+        self.now - self.began
     }
 
-    /// Ends the bar and returns the time that the job took.
-    pub fn finish(self) -> Duration {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-        self.started.elapsed()
+    /// The sample from which to count.
+    fn base(&self, numbers: &Numbers) -> Sample {
+        let began = Sample { at: self.began, frames: 0, position: gst::ClockTime::ZERO };
+        let grown = |first: &Sample| {
+            numbers.frames_upscaled > first.frames && numbers.position > first.position && self.now > first.at
+        };
+        self.first.filter(grown).unwrap_or(began)
+    }
+
+    /// Frames per second.
+    fn fps(&self, numbers: &Numbers) -> f64 {
+        let base = self.base(numbers);
+        (numbers.frames_upscaled - base.frames) as f64 / (self.now - base.at).as_secs_f64().max(1e-3)
+    }
+
+    /// Seconds until the end of an input of this length.
+    fn seconds_left(&self, numbers: &Numbers, length: gst::ClockTime) -> Option<f64> {
+        let base = self.base(numbers);
+        let done = seconds(numbers.position) - seconds(base.position);
+        let left = (seconds(length) - seconds(numbers.position)).max(0.0);
+        (done > 0.0).then(|| left * (self.now - base.at).as_secs_f64() / done)
     }
 }
 
-/// The part of the input that is done, if its duration is known.
-fn fraction(numbers: &Numbers, duration: Option<gst::ClockTime>) -> Option<f64> {
-    let duration = duration.filter(|duration| !duration.is_zero())?;
-    Some((numbers.position.nseconds() as f64 / duration.nseconds() as f64).min(1.0))
+fn seconds(time: gst::ClockTime) -> f64 {
+    time.nseconds() as f64 * 1e-9
+}
+
+/// The part of the input that is done, if its length is known.
+pub fn fraction(numbers: &Numbers, length: Option<gst::ClockTime>) -> Option<f64> {
+    let length = length.filter(|length| !length.is_zero())?;
+    Some((seconds(numbers.position) / seconds(length)).min(1.0))
+}
+
+/// Frames of the whole input, if its length and its rate are known.
+fn total(numbers: &Numbers, length: Option<gst::ClockTime>) -> Option<u64> {
+    let (rate, length) = numbers.framerate.filter(|rate| rate.numer() > 0).zip(length)?;
+    Some((seconds(length) * f64::from(rate.numer()) / f64::from(rate.denom())).round() as u64)
 }
 
 /// `48/250 frames, 3.20 fps, 01:03 left`.
-fn line(numbers: &Numbers, duration: Option<gst::ClockTime>, elapsed: Duration) -> String {
+pub fn line(numbers: &Numbers, length: Option<gst::ClockTime>, pace: &Pace) -> String {
     if numbers.frames_upscaled == 0 {
         return format!("{} frames in, waiting for the first window", numbers.frames_in);
     }
-    let fps = numbers.frames_upscaled as f64 / elapsed.as_secs_f64().max(1e-3);
-    let total = numbers.framerate.zip(duration).filter(|(rate, _)| rate.numer() > 0).map(|(rate, duration)| {
-        let frames = duration.nseconds() as f64 * 1e-9 * f64::from(rate.numer()) / f64::from(rate.denom());
-        format!("/{frames:.0}")
-    });
-    let left = fraction(numbers, duration).filter(|done| *done > 0.0).map(|done| {
-        let seconds = (elapsed.as_secs_f64() * (1.0 - done) / done) as u64;
-        format!(", {} left", clock(seconds))
-    });
-    format!("{}{} frames, {fps:.2} fps{}", numbers.frames_upscaled, total.unwrap_or_default(), left.unwrap_or_default())
+    let total = total(numbers, length).map(|frames| format!("/{frames}")).unwrap_or_default();
+    let left = length.and_then(|length| pace.seconds_left(numbers, length));
+    let left = left.map(|left| format!(", {} left", clock(left as u64))).unwrap_or_default();
+    format!("{}{total} frames, {:.2} fps{left}", numbers.frames_upscaled, pace.fps(numbers))
+}
+
+/// The same for scripts.
+pub fn event(numbers: &Numbers, length: Option<gst::ClockTime>, pace: &Pace) -> Value {
+    json!({
+        "event": "progress",
+        "frames_in": numbers.frames_in,
+        "frames": numbers.frames_upscaled,
+        "frames_total": total(numbers, length),
+        "position": seconds(numbers.position),
+        "length": length.map(seconds),
+        "fps": pace.fps(numbers),
+        "seconds_left": length.and_then(|length| pace.seconds_left(numbers, length)),
+    })
 }
 
 /// `mm:ss`, or `h:mm:ss`.
-fn clock(seconds: u64) -> String {
+pub fn clock(seconds: u64) -> String {
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes:02}:{seconds:02}") }
 }
 
-/// `in.mp4 → out.mp4: 250 frames in, 250 out, 640x360 → 1280x720, 3.20 fps, 2 audio tracks copied`.
+/// `250 frames in, 250 frames out, 640x360 to 1280x720, 3.20 fps, 2 audio tracks copied`.
 pub fn summary(numbers: &Numbers, took: Duration) -> String {
     let ((from_w, from_h), (to_w, to_h)) = (numbers.size_in, numbers.size_out);
     let fps = numbers.frames_out as f64 / took.as_secs_f64().max(1e-3);
@@ -126,15 +148,36 @@ mod tests {
         }
     }
 
+    /// A job that has begun 20 seconds ago.
+    fn pace() -> Pace {
+        let began = Instant::now();
+        let mut pace = Pace::new(began);
+        pace.observe(&Numbers { frames_upscaled: 0, ..numbers() }, began + Duration::from_secs(20));
+        pace
+    }
+
     #[test]
     fn the_time_left_follows_from_the_place_in_the_stream() {
-        let text = line(&numbers(), Some(gst::ClockTime::from_seconds(10)), Duration::from_secs(20));
+        let text = line(&numbers(), Some(gst::ClockTime::from_seconds(10)), &pace());
         assert_eq!(text, "50/250 frames, 2.50 fps, 01:20 left");
     }
 
     #[test]
-    fn an_unknown_duration_invents_no_time_left() {
-        assert_eq!(line(&numbers(), None, Duration::from_secs(20)), "50 frames, 2.50 fps");
+    fn loading_and_the_first_window_do_not_spoil_the_pace() {
+        let mut pace = pace();
+        pace.observe(&numbers(), pace.began + Duration::from_secs(30));
+        pace.observe(&numbers(), pace.began + Duration::from_secs(40));
+        let later = Numbers { frames_upscaled: 100, position: gst::ClockTime::from_seconds(4), ..numbers() };
+        // 50 frames, 2 of 10 seconds, in 10 seconds.
+        assert_eq!(line(&later, Some(gst::ClockTime::from_seconds(10)), &pace), "100/250 frames, 5.00 fps, 00:30 left");
+    }
+
+    #[test]
+    fn an_unknown_length_invents_no_time_left() {
+        assert_eq!(line(&numbers(), None, &pace()), "50 frames, 2.50 fps");
+        let event = event(&numbers(), None, &pace());
+        assert!(event["seconds_left"].is_null() && event["frames_total"].is_null(), "{event}");
+        assert_eq!((event["frames"].as_u64(), event["fps"].as_f64()), (Some(50), Some(2.5)));
     }
 
     #[test]

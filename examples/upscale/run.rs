@@ -2,121 +2,256 @@
 
 //! Runs a job to its end, to its early end, or to its error.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use gst::prelude::*;
 use gstreamer as gst;
 use gstreamer_pbutils as gst_pbutils;
 
+use crate::explain::explain;
+use crate::interrupts::{Interrupts, Wish};
 use crate::job::Job;
-use crate::progress::{Progress, summary};
+use crate::outcome::Outcome;
+use crate::progress::Pace;
+use crate::screen::Screen;
+use crate::tally::Numbers;
 
-/// Exit code of an interrupted job, as shells have it for SIGINT.
-pub const INTERRUPTED: u8 = 130;
-
-/// Time between two looks at the progress.
+/// Time between two looks at the job.
 const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(200);
+/// Time without a frame of the input after which the user is told.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Time in which an input that is to end may come with the frame behind which it ends.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Time after which a pipeline that is to end, and does nothing, is given up.
+const GIVE_UP: Duration = Duration::from_secs(10);
 
-/// How a job ended.
+/// How a run ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The outcome, or what went wrong.
+    pub result: Result<Outcome>,
+    /// Whether the output was written to an end of its own, so that it plays.
+    pub whole: bool,
+    /// Whether the pipeline still has threads, which do not end; no other job can follow.
+    pub stuck: bool,
+    /// The time that it took.
+    pub took: Duration,
+}
+
+/// What ended the playing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// At the end of the input.
-    Done,
-    /// Early, on request; the output is complete up to there.
-    Interrupted,
+enum End {
+    /// The end of the input, which has come through to the output.
+    Input,
+    /// The same, on request and earlier.
+    Early,
+    /// The user, who did not want to wait for that, or the time in which it ought to have come.
+    GivenUp,
 }
 
-/// Runs `job` and prints a summary.
-pub fn run(job: &Job) -> Result<Outcome> {
-    let interrupted = stop_on_ctrl_c(job)?;
-    let mut progress = Progress::new();
-    let result = play(job, &mut progress, interrupted);
+/// Runs `job`, which reads `input` and writes `output`.
+pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, screen: &mut Screen) -> Ended {
+    let mut run = Run::new(job, input, output, interrupts, screen);
+    let played = run.play();
+    run.screen.loaded();
     // On the way down the streaming threads end; whatever they still have to say comes too late.
-    let down = job.pipeline.set_state(gst::State::Null);
-    for note in job.tally.take_notes() {
-        progress.say(&format!("note: {note}"));
-    }
-    let took = progress.finish();
-    result?;
-    down.context("the output could not be closed")?;
-    let numbers = job.tally.numbers();
-    println!("{}", summary(&numbers, took));
-    if interrupted.load(Ordering::Acquire) {
-        return Ok(Outcome::Interrupted);
-    }
-    if numbers.frames_out == 0 {
-        return Err(anyhow!("the input has no frames"));
-    }
-    Ok(Outcome::Done)
+    let given_up = matches!(played, Ok(End::GivenUp));
+    let down = if given_up { None } else { shut_down(&job.pipeline) };
+    run.say_notes();
+    let took = run.pace.elapsed();
+    let any = job.tally.numbers().frames_out > 0;
+    let stuck = down.is_none();
+    let result = match (played, down) {
+        (Err(error), _) | (Ok(_), Some(Err(error))) => Err(error),
+        (Ok(End::Input), _) if !any => Err(anyhow!("\"{}\" has no frames", input.display())),
+        (Ok(End::Input), _) => Ok(Outcome::Done),
+        (Ok(End::Early | End::GivenUp), _) => Ok(Outcome::Interrupted),
+    };
+    let whole = any && result.is_ok() && !given_up;
+    Ended { result, whole, stuck, took }
 }
 
-/// The first Ctrl-C asks the job to end; the second ends the process.
-fn stop_on_ctrl_c(job: &Job) -> Result<&'static AtomicBool> {
-    static INTERRUPT: AtomicBool = AtomicBool::new(false);
-    let tally = job.tally.clone();
-    ctrlc::set_handler(move || {
-        if INTERRUPT.swap(true, Ordering::AcqRel) {
-            std::process::exit(INTERRUPTED.into());
-        }
-        tally.note("finishing the frames that are under way; once more to abort");
-        tally.stop();
-    })
-    .context("Ctrl-C cannot be caught")?;
-    Ok(&INTERRUPT)
+struct Run<'a> {
+    job: &'a Job,
+    input: &'a Path,
+    output: &'a Path,
+    interrupts: &'a Interrupts,
+    screen: &'a mut Screen,
+    /// What GStreamer lacks for this input.
+    missing: Vec<String>,
+    pace: Pace,
+    /// The numbers when they changed last.
+    moved: (Instant, [u64; 3]),
+    told_silence: bool,
+    /// Whether the model is being loaded.
+    loading: bool,
+    ending: Option<Ending>,
 }
 
-fn play(job: &Job, progress: &mut Progress, interrupted: &AtomicBool) -> Result<()> {
-    let bus = job.pipeline.bus().context("a pipeline without a bus")?;
-    let started = job.pipeline.set_state(gst::State::Playing);
-    let mut missing = Vec::new();
-    let mut duration = None;
-    loop {
-        let message = match &started {
-            Ok(_) => bus.timed_pop(TICK),
-            // What went wrong has been posted already.
-            Err(error) => Some(bus.pop().with_context(|| error.to_string())?),
-        };
-        for note in job.tally.take_notes() {
-            progress.say(&format!("note: {note}"));
+/// An early end that is under way.
+struct Ending {
+    since: Instant,
+    /// Whether the streams have been ended for an input that did not come with another frame.
+    forced: bool,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        job: &'a Job,
+        input: &'a Path,
+        output: &'a Path,
+        interrupts: &'a Interrupts,
+        screen: &'a mut Screen,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            job,
+            input,
+            output,
+            interrupts,
+            screen,
+            missing: Vec::new(),
+            pace: Pace::new(now),
+            moved: (now, [0; 3]),
+            told_silence: false,
+            loading: false,
+            ending: None,
         }
-        match message.as_ref().map(|message| message.view()) {
-            Some(gst::MessageView::Eos(_)) => return Ok(()),
-            Some(gst::MessageView::Error(error)) => return Err(explain(error, &missing)),
-            Some(gst::MessageView::Warning(warning)) => {
-                progress.say(&format!("warning: {}", warning.error().message()));
+    }
+
+    fn play(&mut self) -> Result<End> {
+        let bus = self.job.pipeline.bus().context("a pipeline without a bus")?;
+        let mut starting = Some(start(&self.job.pipeline));
+        let mut length = None;
+        loop {
+            let message = bus.timed_pop(TICK);
+            self.say_notes();
+            if let Some(message) = message {
+                if let Some(end) = self.take(&message)? {
+                    return Ok(end);
+                }
+                continue;
             }
-            Some(gst::MessageView::Element(_)) => {
-                let plugin =
-                    message.as_ref().and_then(|message| gst_pbutils::MissingPluginMessage::parse(message).ok());
-                missing.extend(plugin.map(|plugin| plugin.description().to_string()));
+            match starting.as_ref().map(Receiver::try_recv) {
+                Some(Ok(Ok(()))) => starting = None,
+                // What went wrong has been posted before.
+                Some(Ok(Err(error))) if !bus.have_pending() => return Err(error),
+                _ => {}
             }
-            Some(_) => {}
-            None => {
-                duration = duration.or_else(|| job.pipeline.query_duration::<gst::ClockTime>());
-                if !interrupted.load(Ordering::Acquire) {
-                    progress.update(&job.tally.numbers(), duration);
+            length = length.or_else(|| self.job.pipeline.query_duration::<gst::ClockTime>());
+            let numbers = self.job.tally.numbers();
+            self.pace.observe(&numbers, Instant::now());
+            if let Some(end) = self.attend(&numbers, starting.is_some()) {
+                return Ok(end);
+            }
+            if starting.is_none() && !self.loading && self.ending.is_none() {
+                self.screen.progress(&numbers, length, &self.pace);
+            }
+        }
+    }
+
+    /// Takes a message of the pipeline.
+    fn take(&mut self, message: &gst::Message) -> Result<Option<End>> {
+        match message.view() {
+            gst::MessageView::Eos(_) => {
+                return Ok(Some(if self.ending.is_some() { End::Early } else { End::Input }));
+            }
+            gst::MessageView::Error(error) => {
+                return Err(explain(error, &self.missing, self.input, self.output));
+            }
+            gst::MessageView::Warning(warning) => {
+                self.screen.say(&format!("warning: {}", warning.error().message()));
+            }
+            gst::MessageView::Element(element) => {
+                if let Ok(plugin) = gst_pbutils::MissingPluginMessage::parse(message) {
+                    self.missing.push(plugin.description().to_string());
+                }
+                let loading = element.structure().filter(|structure| structure.name() == "flashvsr-loading");
+                let count = |name| loading.and_then(|structure| structure.get::<u64>(name).ok());
+                if let Some((done, total)) = count("done").zip(count("total")) {
+                    self.loading = done < total;
+                    self.screen.loading(done, total);
+                }
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// Looks after a job that does not move, and after one that is to end.
+    fn attend(&mut self, numbers: &Numbers, starting: bool) -> Option<End> {
+        let now = Instant::now();
+        let counts = [numbers.frames_in, numbers.frames_upscaled, numbers.frames_out];
+        if counts != self.moved.1 {
+            self.moved = (now, counts);
+            self.told_silence = false;
+        }
+        let still = now - self.moved.0;
+        match (self.interrupts.wish(), &mut self.ending) {
+            (Wish::Abort, _) => return Some(End::GivenUp),
+            (Wish::End, None) => {
+                // Nothing is lost before the first frame.
+                if starting || self.loading || numbers.frames_in == 0 {
+                    return Some(End::GivenUp);
+                }
+                self.ending = Some(Ending { since: now, forced: false });
+                self.job.tally.stop();
+                self.screen.note("finishing the frames that are under way; once more to abort");
+            }
+            (Wish::GoOn, _) => {
+                if still >= SILENCE && !self.told_silence && !starting && self.job.waits_for_input() {
+                    self.told_silence = true;
+                    self.screen.note(&format!(
+                        "no frame has come from \"{}\" for {} seconds; still waiting, Ctrl-C ends it",
+                        self.input.display(),
+                        SILENCE.as_secs()
+                    ));
+                }
+            }
+            (Wish::End, Some(ending)) => {
+                let still = still.min(now - ending.since);
+                if !ending.forced && still >= PATIENCE && self.job.waits_for_input() {
+                    *ending = Ending { since: now, forced: true };
+                    self.job.end_streams();
+                } else if still >= GIVE_UP && !self.job.computes() {
+                    self.screen.note("the end does not come through; giving up");
+                    return Some(End::GivenUp);
                 }
             }
         }
+        None
+    }
+
+    fn say_notes(&self) {
+        for note in self.job.tally.take_notes() {
+            self.screen.note(&note);
+        }
     }
 }
 
-/// The sentence of an error message, with the cure where we know it.
-fn explain(error: &gst::message::Error, missing: &[String]) -> anyhow::Error {
-    if !missing.is_empty() {
-        return anyhow!(
-            "GStreamer lacks: {}; install it with: sudo apt-get install gstreamer1.0-libav gstreamer1.0-plugins-good \
-             gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly",
-            missing.join(", ")
-        );
-    }
-    let message = error.error().message().to_owned();
-    // A general message says what happened in its debug text alone.
-    match error.debug() {
-        Some(debug) if message.starts_with("Internal data") || message.starts_with("GStreamer encountered") => {
-            anyhow!("{message} ({debug})")
-        }
-        _ => anyhow!(message),
-    }
+/// Sets the pipeline going, in a thread of its own: the model is loaded meanwhile, and files are opened.
+fn start(pipeline: &gst::Pipeline) -> Receiver<Result<()>> {
+    let (sender, started) = mpsc::channel();
+    let pipeline = pipeline.clone();
+    thread::spawn(move || {
+        let result = pipeline.set_state(gst::State::Playing);
+        // Nobody listens any more after an error.
+        let _ = sender.send(result.map(drop).context("the pipeline does not start"));
+    });
+    started
+}
+
+/// Stops the pipeline; none if threads of it do not end.
+fn shut_down(pipeline: &gst::Pipeline) -> Option<Result<()>> {
+    let (sender, down) = mpsc::channel();
+    let pipeline = pipeline.clone();
+    thread::spawn(move || {
+        let result = pipeline.set_state(gst::State::Null);
+        let _ = sender.send(result.map(drop).context("the output could not be closed"));
+    });
+    down.recv_timeout(GIVE_UP).ok()
 }

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The command line: what is refused, and how a job ends.
+//! The command line: what is taken, and what is refused in which words.
 
-use std::process::{Command, Stdio};
-
-use crate::rig::{clip, command, complaint, launch, streams, upscale};
+use crate::rig::{clip, complaint, launch, upscale};
 
 #[test]
 fn wrong_inputs_are_refused_in_plain_words() {
@@ -28,33 +26,83 @@ fn wrong_inputs_are_refused_in_plain_words() {
     assert_eq!(upscale(&["in.mp4", "out.mp4", "--scale", "9"], &dir).status.code(), Some(2));
 }
 
-#[cfg(unix)]
 #[test]
-fn an_interrupt_ends_with_a_file_that_plays() {
+fn numbers_out_of_range_are_a_wrong_command_line() {
     let dir = tempfile::tempdir().unwrap();
-    clip(&dir, 3000, "I420");
-    let mut running =
-        command(&["in.mp4", "out.mp4", "--scale", "4", "--startup", "low-latency", "--threads", "1"], &dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-    // The output grows as soon as the first frames are encoded.
-    let output = dir.path().join("out.mp4");
-    while !std::fs::metadata(&output).is_ok_and(|file| file.len() > 0) {
-        assert!(running.try_wait().unwrap().is_none(), "it ended before it wrote anything");
-        std::thread::sleep(std::time::Duration::from_millis(50));
+    clip(&dir, 1, "I420");
+    let wrong = [
+        "--scale=nan",
+        "--scale=0.5",
+        "--threads=100000",
+        "--sparse-ratio=100",
+        "--sparse-ratio=nan",
+        "--sparse-ratio=0",
+        "--kv-ratio=0",
+        "--kv-ratio=inf",
+        "--local-range=0",
+        "--local-range=256",
+        "--model-version=v2",
+        "--startup=slow",
+        "--seed=-1",
+        "--quality=51",
+        "--bitrate=0",
+        "--precision=f8",
+    ];
+    for option in wrong {
+        let output = upscale(&["in.mp4", "out.mp4", option], &dir);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{option}: {said}");
+        assert!(said.contains(option.split('=').next().unwrap()), "{option}: {said}");
     }
-    let killed = Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    let ended = running.wait_with_output().unwrap();
-    assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(!dir.path().join("out.mp4").exists());
+}
 
-    let (video, audio) = streams(&dir, "out.mp4");
-    let frames = video.packets.len();
-    assert!((1..3000).contains(&frames), "{frames}");
-    let said = String::from_utf8_lossy(&ended.stdout);
-    assert!(said.starts_with(&format!("{frames} frames in, {frames} frames out")), "{said}");
-    let (video_end, audio_end) = (video.times()[frames - 1], audio[0].times().last().copied().unwrap());
-    assert!(audio_end.abs_diff(video_end) < 100_000, "video ends at {video_end}, audio at {audio_end}");
+#[test]
+fn the_help_tells_ranges_and_exit_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = String::from_utf8(upscale(&["--help"], &dir).stdout).unwrap();
+    for word in ["--kv-ratio", "--local-range", "--model-version", "Exit codes:", "130", "[1 to 8]", "low-latency"] {
+        assert!(help.contains(word), "{word} is missing in {help}");
+    }
+}
+
+#[test]
+fn several_inputs_go_into_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    clip(&dir, 3, "I420");
+    std::fs::copy(dir.path().join("in.mp4"), dir.path().join("second.mov")).unwrap();
+    std::fs::write(dir.path().join("text.mp4"), "no film at all\n").unwrap();
+    let output = upscale(&["in.mp4", "text.mp4", "second.mov", "-o", "outputs", "--startup", "low-latency"], &dir);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "one of three fails: {said}");
+    let names: std::collections::BTreeSet<_> =
+        std::fs::read_dir(dir.path().join("outputs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["in.mp4", "second.mov"].map(Into::into).into(), "{said}");
+
+    let again = upscale(&["in.mp4", "second.mov", "-o", "outputs/"], &dir);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("outputs/in.mp4\" is there already"));
+    assert_eq!(upscale(&["in.mp4", "second.mov", "third.mp4"], &dir).status.code(), Some(2));
+    assert_eq!(upscale(&["in.mp4"], &dir).status.code(), Some(2));
+}
+
+#[test]
+fn json_tells_the_end_to_scripts() {
+    let dir = tempfile::tempdir().unwrap();
+    clip(&dir, 4, "I420");
+    std::fs::write(dir.path().join("text.mp4"), "no film at all\n").unwrap();
+    let output = upscale(&["in.mp4", "text.mp4", "-o", "outputs", "--json", "--startup", "low-latency"], &dir);
+    assert_eq!(output.status.code(), Some(1));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let events: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |kind: &str| events.iter().filter(|event| event["event"] == kind).cloned().collect::<Vec<_>>();
+    let (starts, ends) = (of("start"), of("end"));
+    assert_eq!(starts.len(), 2);
+    assert_eq!((&starts[1]["number"], &starts[1]["of"]), (&2.into(), &2.into()));
+    assert_eq!(starts[1]["output"], "outputs/text.mp4");
+    assert_eq!((&ends[0]["outcome"], &ends[0]["exit_code"]), (&"done".into(), &0.into()));
+    assert_eq!((&ends[0]["frames_out"], &ends[0]["output"]), (&4.into(), &"outputs/in.mp4".into()));
+    assert_eq!(ends[0]["size_out"], serde_json::json!([128, 96]));
+    assert_eq!((&ends[1]["outcome"], &ends[1]["output"]), (&"failed".into(), &serde_json::Value::Null));
+    assert!(ends[1]["error"].as_str().unwrap().contains("text.mp4") || !ends[1]["error"].is_null());
 }

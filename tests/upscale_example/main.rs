@@ -3,6 +3,8 @@
 //! The example `upscale`, run as a user runs it, on real files that are made here.
 
 mod command;
+mod ends;
+mod outputs;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod rig;

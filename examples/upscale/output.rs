@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The file that a job writes: under a temporary name beside its own until it is whole.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use gst::prelude::*;
+use gstreamer as gst;
+use tempfile::TempPath;
+
+use crate::formats::{Container, make};
+
+/// In the names of files that are not whole.
+const PARTIAL: &str = ".partial-";
+/// Bytes of a name that stay when something is added to it; file systems allow 255.
+const NAME_BYTES: usize = 200;
+
+/// What the name of an output stands for.
+#[derive(Debug)]
+enum Place {
+    /// A file, or nothing yet.
+    File {
+        /// Where the name leads, through links.
+        path: PathBuf,
+        /// The mode of the file that is there.
+        existing: Option<Permissions>,
+    },
+    /// A pipe.
+    Pipe,
+    /// A device such as `/dev/null`.
+    Device,
+}
+
+/// Makes sure, before any work, that the output can be written and that nothing is lost by it.
+///
+/// # Errors
+/// If it is one of the `inputs`, or there already and not to be replaced, or cannot be written.
+pub fn check<'a>(output: &Path, mut inputs: impl Iterator<Item = &'a Path>, overwrite: bool) -> Result<()> {
+    let container = Container::of(output)?;
+    if inputs.any(|input| same_file(input, output)) {
+        bail!("the output \"{}\" is the input; choose another name", output.display());
+    }
+    match place(output)? {
+        Place::File { path, existing } => {
+            let cannot = || format!("cannot write the output \"{}\"", output.display());
+            if existing.is_some() {
+                if !overwrite {
+                    bail!("the output \"{}\" is there already; give --overwrite to replace it", output.display());
+                }
+                // Who has made it read-only does not want it replaced.
+                OpenOptions::new().write(true).open(&path).with_context(cannot)?;
+            }
+            drop(temporary(&path, output)?);
+        }
+        Place::Pipe if container != Container::Matroska => {
+            bail!(
+                "the output \"{}\" is a pipe, into which only Matroska can be written; end its name in .mkv",
+                output.display()
+            );
+        }
+        Place::Pipe | Place::Device => {}
+    }
+    Ok(())
+}
+
+/// The output of a running job. Without [`Output::finish`] or [`Output::keep`] nothing of it stays.
+#[derive(Debug)]
+pub struct Output {
+    /// As the user has named it.
+    name: PathBuf,
+    overwrite: bool,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Written to the temporary file, which then goes to `to`.
+    New {
+        temporary: TempPath,
+        to: PathBuf,
+    },
+    /// Open from the beginning to the end of the job.
+    Pipe(OwnedFd),
+    Device,
+}
+
+impl Output {
+    /// Makes the temporary file, or opens the pipe: `wait` is called as long as that has no reader, and says whether to go on
+    /// waiting. None if not.
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn begin(name: &Path, overwrite: bool, mut wait: impl FnMut() -> bool) -> Result<Option<Self>> {
+        let kind = match place(name)? {
+            Place::File { path, existing } => {
+                let temporary = temporary(&path, name)?;
+                if let Some(permissions) = existing {
+                    fs::set_permissions(&temporary, permissions)
+                        .with_context(|| format!("cannot set the mode of \"{}\"", temporary.display()))?;
+                }
+                Kind::New { temporary, to: path }
+            }
+            Place::Pipe => loop {
+                use rustix::fs::{Mode, OFlags};
+                let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                match rustix::fs::open(name, flags, Mode::empty()).map_err(io::Error::from) {
+                    Ok(pipe) => break Kind::Pipe(pipe),
+                    // No reader.
+                    Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+                        if !wait() {
+                            return Ok(None);
+                        }
+                    }
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("cannot write the output \"{}\"", name.display()));
+                    }
+                }
+            },
+            Place::Device => Kind::Device,
+        };
+        Ok(Some(Self { name: name.to_owned(), overwrite, kind }))
+    }
+
+    /// An element that writes it.
+    ///
+    /// # Errors
+    /// If GStreamer lacks it.
+    pub fn sink(&self) -> Result<gst::Element> {
+        let sink = match &self.kind {
+            Kind::Pipe(pipe) => {
+                let sink = make("fdsink")?;
+                sink.set_property("fd", pipe.as_raw_fd());
+                sink
+            }
+            Kind::New { temporary: path, .. } => file_sink(path)?,
+            Kind::Device => file_sink(&self.name)?,
+        };
+        sink.set_property("sync", false);
+        Ok(sink)
+    }
+
+    /// As the user has named it.
+    pub fn name(&self) -> &Path {
+        &self.name
+    }
+
+    /// Gives the file its name, now that it is whole.
+    ///
+    /// # Errors
+    /// If that fails; the file stays under its temporary name then, which the error tells.
+    pub fn finish(self) -> Result<()> {
+        let Kind::New { temporary, to } = self.kind else { return Ok(()) };
+        // A disk that is full, or far away, may say so only now.
+        File::open(&temporary)
+            .and_then(|file| file.sync_all())
+            .with_context(|| format!("the output \"{}\" could not be written to its end", self.name.display()))?;
+        let renamed = match self.overwrite {
+            true => temporary.persist(&to),
+            // Another run may have made one meanwhile.
+            false => temporary.persist_noclobber(&to),
+        };
+        let Err(error) = renamed else { return Ok(()) };
+        let reason = match error.error.kind() {
+            ErrorKind::AlreadyExists => anyhow!("it has appeared meanwhile"),
+            _ => anyhow!(error.error),
+        };
+        let stays = visible(error.path, &to)?;
+        Err(reason.context(format!(
+            "the output could not get its name \"{}\"; all of it is in \"{}\"",
+            self.name.display(),
+            stays.display()
+        )))
+    }
+
+    /// Keeps what has been written, under a name that says that it is not whole. None for pipes and devices.
+    ///
+    /// # Errors
+    /// If it cannot be renamed.
+    pub fn keep(self) -> Result<Option<PathBuf>> {
+        match self.kind {
+            Kind::New { temporary, to } => visible(temporary, &to).map(Some),
+            Kind::Pipe(_) | Kind::Device => Ok(None),
+        }
+    }
+}
+
+fn file_sink(path: &Path) -> Result<gst::Element> {
+    let sink = make("filesink")?;
+    sink.set_property("location", path);
+    Ok(sink)
+}
+
+/// What the name of an output stands for. A link stands for what it leads to, so that it stays a link.
+fn place(name: &Path) -> Result<Place> {
+    /// Links in a row that Linux follows.
+    const LINKS: usize = 40;
+    let cannot = || format!("cannot write the output \"{}\"", name.display());
+    let mut path = name.to_owned();
+    for _ in 0..=LINKS {
+        let metadata = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Place::File { path, existing: None }),
+            metadata => metadata.with_context(cannot)?,
+        };
+        let kind = metadata.file_type();
+        if kind.is_symlink() {
+            let target = fs::read_link(&path).with_context(cannot)?;
+            path = parent(&path).join(target);
+        } else if kind.is_file() {
+            return Ok(Place::File { path, existing: Some(metadata.permissions()) });
+        } else if kind.is_fifo() {
+            return Ok(Place::Pipe);
+        } else if kind.is_char_device() {
+            return Ok(Place::Device);
+        } else if kind.is_dir() {
+            bail!("the output \"{}\" is a directory", name.display());
+        } else {
+            bail!("the output \"{}\" is a disk or a socket, not a file", name.display());
+        }
+    }
+    bail!("the output \"{}\" is a link that leads in a circle", name.display())
+}
+
+/// The directory of a file.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A new, empty file beside `path`, hidden, with the same extension, and removed when it is dropped.
+fn temporary(path: &Path, output: &Path) -> Result<TempPath> {
+    let (stem, extension) = parts(path);
+    let mut prefix = OsString::from(".");
+    prefix.push(stem);
+    prefix.push(PARTIAL);
+    let dir = parent(path);
+    let made = tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(&extension)
+        // As every new file; the umask is taken off.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir);
+    let cannot = || {
+        format!(
+            "cannot write the output \"{}\": a new file cannot be made beside it, in \"{}\"",
+            output.display(),
+            dir.display()
+        )
+    };
+    Ok(made.map_err(plain).with_context(cannot)?.into_temp_path())
+}
+
+/// The error without the path that `tempfile` adds, which is of no use to anybody.
+fn plain(error: io::Error) -> io::Error {
+    let code = error.get_ref().and_then(|error| error.source()?.downcast_ref::<io::Error>()?.raw_os_error());
+    code.map_or(error, io::Error::from_raw_os_error)
+}
+
+/// The name of a file without its extension, cut so that something can be added, and the extension with its dot.
+fn parts(path: &Path) -> (OsString, OsString) {
+    let mut stem = path.file_stem().unwrap_or_default().as_bytes().to_vec();
+    if stem.len() > NAME_BYTES {
+        // Not within a character.
+        let end = (0..=NAME_BYTES).rev().find(|end| !matches!(stem[*end], 0x80..=0xbf)).unwrap_or(NAME_BYTES);
+        stem.truncate(end);
+    }
+    let mut extension = OsString::new();
+    if let Some(own) = path.extension() {
+        extension.push(".");
+        extension.push(own);
+    }
+    (OsString::from_vec(stem), extension)
+}
+
+/// Takes the dot off the name of a temporary file, which stays then.
+fn visible(temporary: TempPath, to: &Path) -> Result<PathBuf> {
+    let hidden = temporary.file_name().unwrap_or_default().as_bytes();
+    let shown = parent(to).join(OsStr::from_bytes(hidden.strip_prefix(b".").unwrap_or(hidden)));
+    match temporary.persist_noclobber(&shown) {
+        Ok(()) => Ok(shown),
+        // Better hidden than lost.
+        Err(error) => Ok(error.path.keep().map_err(|error| error.error).context("cannot keep the temporary file")?),
+    }
+}
+
+/// Whether two names lead to one file, as links of both kinds do.
+fn same_file(a: &Path, b: &Path) -> bool {
+    fs::metadata(a).is_ok_and(|a| fs::metadata(b).is_ok_and(|b| a.dev() == b.dev() && a.ino() == b.ino()))
+}
