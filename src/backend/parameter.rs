@@ -13,7 +13,7 @@ use super::{HostTensor, Precision};
 use crate::error::{Error, Result};
 
 /// Values read at a time when all of them are wanted.
-const PIECE: usize = 1 << 18;
+const PIECE: usize = 1 << 16;
 
 /// The values of a tensor in row-major order, read when they are wanted.
 pub trait Values: Send + Sync {
@@ -138,10 +138,10 @@ impl<'a> Parameter<'a> {
     /// Those of [`Values::read`].
     pub fn values(&self) -> Result<Vec<f32>> {
         let mut values = vec![0.0; self.count()];
-        values.par_chunks_mut(PIECE).enumerate().try_for_each(|(number, values)| {
-            let mut bytes = vec![0; values.len() * self.precision.bytes()];
-            self.read(number * PIECE, &mut bytes)?;
-            self.precision.decode(&bytes, values);
+        values.par_chunks_mut(PIECE).enumerate().try_for_each_init(Vec::new, |bytes, (number, values)| {
+            bytes.resize(values.len() * self.precision.bytes(), 0);
+            self.read(number * PIECE, bytes)?;
+            self.precision.decode(bytes, values);
             Ok::<_, Error>(())
         })?;
         Ok(values)

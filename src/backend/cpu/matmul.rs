@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
 
 /// Columns of a panel: two vectors of AVX-512, four of AVX2.
 pub(super) const PANEL: usize = 32;
@@ -69,6 +70,21 @@ impl Weights {
         let mut padded = vec![Line([0.0; PANEL]); count];
         padded.iter_mut().zip(bias.chunks(PANEL)).for_each(|(line, bias)| line.0[..bias.len()].copy_from_slice(bias));
         Self { depth, columns, panels, bias: padded }
+    }
+
+    /// Packs weights that are given column by column, as many columns as there are values in `bias`.
+    pub fn from_columns(weights: &[f32], bias: &[f32]) -> Self {
+        let depth = weights.len() / bias.len().max(1);
+        let mut packed = Self::new(&[], bias);
+        packed.depth = depth;
+        packed.panels = vec![Line([0.0; PANEL]); packed.panels() * depth];
+        let panels = packed.panels.par_chunks_exact_mut(depth.max(1)).zip(weights.par_chunks(depth.max(1) * PANEL));
+        panels.for_each(|(lines, columns)| {
+            for (place, column) in columns.chunks_exact(depth).enumerate() {
+                lines.iter_mut().zip(column).for_each(|(line, value)| line.0[place] = *value);
+            }
+        });
+        packed
     }
 
     /// Rows of the weights.
@@ -343,6 +359,17 @@ mod tests {
 
     fn values(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7919 + seed * 104_729) % 17) as f32 - 8.0).collect()
+    }
+
+    #[test]
+    fn weights_by_column_pack_as_weights_by_row() {
+        for (depth, columns) in [(1, 1), (5, 33), (40, 64), (3, 31)] {
+            let (rows, bias) = (values(depth * columns, 1), values(columns, 2));
+            let by_column: Vec<_> = (0..depth * columns).map(|i| rows[i % depth * columns + i / depth]).collect();
+            let (want, packed) = (Weights::new(&rows, &bias), Weights::from_columns(&by_column, &bias));
+            let lines = |weights: &Weights| weights.panels.iter().chain(&weights.bias).map(|l| l.0).collect::<Vec<_>>();
+            assert_eq!((packed.depth, lines(&packed)), (want.depth, lines(&want)), "{depth} x {columns}");
+        }
     }
 
     /// Small integers, so every order of summation gives the same.

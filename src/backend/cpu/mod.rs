@@ -139,7 +139,7 @@ impl Backend for CpuBackend {
         let [outputs, _] = weight.dims()?;
         let bias = bias.map_or_else(|| Ok(vec![0.0; outputs]), flat_values)?;
         let gate = gate.map(flat_values).transpose()?;
-        Ok(CpuLinear { weights: Weights::new(&flat_values(&weight.to_host()?.t()?)?, &bias), gate })
+        Ok(CpuLinear { weights: Weights::from_columns(&weight.values()?, &bias), gate })
     }
 
     fn prepare_conv3d<'a>(&self, weight: impl Into<Parameter<'a>>, bias: &HostTensor) -> Result<CpuConv3d> {
