@@ -184,6 +184,20 @@ fn blank(info: &VideoInfo) -> Result<VideoFrame<Writable>> {
     VideoFrame::from_buffer_writable(buffer, info).map_err(|_| mapping())
 }
 
+/// Refuses the widths of NV16_10LE32 for which GStreamer counts one word too few: the last Cr of a row has no place, and is read
+/// from behind the row, of the last one from behind the buffer.
+fn check_rows(info: &VideoInfo) -> Result<()> {
+    // Three samples in a word: as many of luma as pixels, and of chroma an even number.
+    let width = info.width();
+    if info.format() == VideoFormat::Nv1610le32 && width.next_multiple_of(2).div_ceil(3) > width.div_ceil(3) {
+        return Err(Failure::Upscaler(Error::Settings(format!(
+            "NV16_10LE32 has no room for the chroma of the last of {width} columns; take an even width (videoscale, videocrop) \
+             or another format (videoconvert)"
+        ))));
+    }
+    Ok(())
+}
+
 /// Bits of the samples that the upscaler sees of buffers of this format.
 pub fn depth(info: &VideoInfo) -> Depth {
     let format = info.format_info();
@@ -197,6 +211,7 @@ pub fn depth(info: &VideoInfo) -> Depth {
 impl Scratch {
     /// The RGB side of a conversion from or to `info`.
     fn new(info: &VideoInfo) -> Result<(VideoInfo, Self)> {
+        check_rows(info)?;
         let plain = depth(info) == Depth::Eight;
         let format = if plain { VideoFormat::Rgb } else { VideoFormat::Argb64 };
         let colorimetry = gst_video::VideoColorimetry::new(

@@ -3,6 +3,7 @@
 //! How errors of the upscaler become messages and flow returns of GStreamer.
 
 use crate::error::Error;
+use crate::upscaler::Size;
 
 /// What can go wrong in the element.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,15 @@ pub enum Failure {
     /// The input's `interlace-mode` is none that GStreamer knows.
     #[error("the input's interlace-mode is {0}, which is not known; flashvsr takes interlace-mode=progressive")]
     InterlaceMode(String),
+    /// Downstream takes none of the outputs that are possible; with the caps of all.
+    #[error(
+        "downstream accepts no size that is 1 to 8 times the input's, or not its format; \
+         add videoconvertscale after flashvsr"
+    )]
+    NoCommonCaps(String),
+    /// GStreamer has no frames of the output's size.
+    #[error("the output of {0} is larger than GStreamer's video frames can be; lower the property scale")]
+    TooLarge(Size),
     /// The upscaler failed.
     #[error(transparent)]
     Upscaler(#[from] Error),
@@ -61,6 +71,8 @@ impl Failure {
             Failure::Interlaced | Failure::InterlaceMode(_) => {
                 gst::error_msg!(gst::StreamError::WrongType, ("{}", text))
             }
+            Failure::NoCommonCaps(caps) => gst::error_msg!(gst::CoreError::Negotiation, ("{}", text), ["{}", caps]),
+            Failure::TooLarge(_) => gst::error_msg!(gst::CoreError::Negotiation, ("{}", text)),
             Failure::Map(_) => gst::error_msg!(gst::StreamError::Format, ("{}", text)),
             Failure::Undelivered(flow) => {
                 gst::error_msg!(gst::StreamError::Failed, ("{}", text), ["streaming stopped, reason {}", flow])

@@ -95,6 +95,7 @@ impl FlashVsr {
     /// Ends a flush.
     pub(super) fn flush(&self) {
         self.reset();
+        self.refused.lock().take();
         self.cancel.clear();
         // A state change that came between keeps its word.
         if self.stopping.load(Ordering::SeqCst) {
@@ -117,10 +118,10 @@ impl FlashVsr {
         self.stats.lock().frames_held = 0;
     }
 
-    /// Posts a failure, and drops what is held.
+    /// Posts a failure, and drops what is held. Caps that come again after they were refused are refused in silence.
     pub(super) fn report(&self, failure: &Failure) {
         self.reset();
-        if let Some(message) = failure.message() {
+        if let Some(message) = failure.message().filter(|_| self.refused.lock().is_none()) {
             self.post_error_message(message);
         }
     }

@@ -44,6 +44,8 @@ pub struct FlashVsr {
     /// From READY to READY.
     pub(super) loader: Mutex<Option<Arc<Loader>>>,
     pub(super) stats: Mutex<Stats>,
+    /// The caps that were refused last: elements in front send them again with every buffer.
+    pub(super) refused: Mutex<Option<gst::Caps>>,
     /// Interrupts inference.
     pub(super) cancel: Cancel,
     /// Whether a state change, and not only a flush, has interrupted it.
@@ -130,6 +132,7 @@ impl BaseTransformImpl for FlashVsr {
         })?;
         *self.loader.lock() = Some(Arc::new(loader));
         self.latency.store(0, Ordering::Release);
+        self.refused.lock().take();
         self.stopping.store(false, Ordering::SeqCst);
         self.cancel.clear();
         self.parent_start()
@@ -215,7 +218,10 @@ impl BaseTransformImpl for FlashVsr {
             EventView::FlushStop(_) => self.flush(),
             EventView::Caps(caps) => {
                 let caps = caps.caps_owned();
-                return self.check_input(&caps) && (self.parent_sink_event(event) || self.explain_refusal(&caps));
+                self.refused.lock().take_if(|refused| *refused != caps);
+                let taken = self.check_input(&caps) && (self.parent_sink_event(event) || self.explain_refusal(&caps));
+                *self.refused.lock() = (!taken).then_some(caps);
+                return taken;
             }
             EventView::Eos(_)
             | EventView::Segment(_)

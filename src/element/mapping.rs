@@ -78,6 +78,7 @@ fn extent(info: &VideoInfo, plane: usize, stride: i32) -> (i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::super::caps::FORMATS;
+    use super::super::convert::{Reader, Writer};
     use super::*;
 
     fn info(format: VideoFormat, width: u32, height: u32) -> VideoInfo {
@@ -87,7 +88,7 @@ mod tests {
 
     /// A buffer of `size` bytes with a video meta.
     fn buffer(info: &VideoInfo, size: usize, offsets: &[usize], strides: &[i32]) -> gst::Buffer {
-        let mut buffer = gst::Buffer::with_size(size).unwrap();
+        let mut buffer = gst::Buffer::from_mut_slice(vec![0x80; size]);
         let meta = buffer.get_mut().unwrap();
         let (width, height) = (info.width(), info.height());
         let flags = gst_video::VideoFrameFlags::empty();
@@ -115,7 +116,20 @@ mod tests {
                 let size = sizes.iter().sum::<usize>();
                 assert!(strides.iter().all(|&stride| stride > 0), "{format}: {strides:?}");
                 assert!(size <= info.size(), "{format}: {size} bytes, GStreamer takes {}", info.size());
-                assert!(maps(&info, buffer(&info, size, &offsets, &strides)), "{format}");
+                let mut tight = buffer(&info, size, &offsets, &strides);
+                let seen = super::super::layout::format(&info);
+                match (Reader::new(&info, seen), Writer::new(&info, seen)) {
+                    (Ok(mut reader), Ok(mut writer)) => {
+                        reader.read(&tight, |frame| frame.check()).unwrap();
+                        writer.write(tight.get_mut().unwrap(), |frame| frame.check()).unwrap();
+                    }
+                    refused => {
+                        let failure = refused.0.err().unwrap().to_string();
+                        assert!(format == VideoFormat::Nv1610le32 && width == 33, "{format}, {width}: {failure}");
+                        assert!(refused.1.is_err() && failure.contains("take an even width"), "{failure}");
+                    }
+                }
+                assert!(maps(&info, tight), "{format}");
                 if size > 1 {
                     assert!(!maps(&info, buffer(&info, size - 1, &offsets, &strides)), "{format}");
                 }

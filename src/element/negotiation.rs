@@ -7,6 +7,7 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 
 use super::caps::{INPUT, OUTPUT, Scaling};
+use super::errors::Failure;
 use super::imp::FlashVsr;
 use super::interlacing;
 
@@ -44,20 +45,10 @@ impl FlashVsr {
         let possible = scaling.transform(gst::PadDirection::Sink, caps);
         let wanted = self.obj().src_pad().peer_query_caps(None);
         if !possible.can_intersect(&wanted) {
-            gst::element_imp_error!(
-                self,
-                gst::CoreError::Negotiation,
-                ("downstream accepts no size that is 1 to 8 times the input's, or not its format; \
-                  add videoconvertscale after flashvsr"),
-                ["input {}, possible output {}, downstream {}", caps, possible, wanted]
-            );
+            let caps = format!("input {caps}, possible output {possible}, downstream {wanted}");
+            self.report(&Failure::NoCommonCaps(caps));
         } else if let Some(size) = scaling.unrepresentable(caps) {
-            gst::element_imp_error!(
-                self,
-                gst::CoreError::Negotiation,
-                ("the output of {size} is larger than GStreamer's video frames can be; lower the property scale"),
-                ["input {}", caps]
-            );
+            self.report(&Failure::TooLarge(size));
         }
         false
     }

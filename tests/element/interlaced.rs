@@ -35,7 +35,7 @@ const SIZE: &str = "format=I420,width=64,height=48,framerate=10/1";
 #[track_caller]
 fn is_refused(description: &str) {
     let errors = errors(description);
-    assert!(!errors.is_empty(), "{description}: nothing refused it");
+    assert_eq!(errors.len(), 1, "{description}: {errors:?}");
     for error in errors {
         assert!(error.matches(gst::StreamError::WrongType), "{description}: {error}");
         assert!(error.to_string().contains("add deinterlace before flashvsr"), "{description}: {error}");
@@ -118,6 +118,7 @@ fn frames_before_the_change_come_out() {
     assert!(errors.len() == 1 && errors[0].contains("add deinterlace before flashvsr"), "{errors:?}");
     assert_eq!(rig.numbers(), [0, 1, 2, 3, 4]);
     assert_eq!(rig.harness.push(rig.frame(5)), Err(gst::FlowError::NotNegotiated));
+    assert_eq!(rig.errors(), Vec::<String>::new(), "said once");
 }
 
 #[test]
