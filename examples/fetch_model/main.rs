@@ -7,6 +7,8 @@
 //! ```
 
 mod checksum;
+#[path = "../common/console.rs"]
+mod console;
 mod hub;
 #[path = "../inspect_model/report.rs"]
 mod report;
@@ -65,7 +67,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            console::err(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -80,20 +82,20 @@ fn run(args: &Args) -> Result<bool> {
     let (job, place) = (args.clone(), out.clone());
     watchdog::watch(Duration::from_secs(args.patience), move |pulse| fetch(&job, &place, pulse))?;
 
-    println!();
+    console::out("");
     if !out.join(PROMPT).is_file() {
-        println!(
+        console::out(format_args!(
             "{PROMPT} is still missing: {} does not have it. It is in the repository of FlashVSR's original code \
              (OpenImagingLab/FlashVSR), in the folder examples/WanVSR/prompt_tensor. Copy it to\n\n    {}\n",
             args.repo,
             out.join(PROMPT).display()
-        );
+        ));
     }
     let runs = report::print(&out);
     if runs && usual.is_some_and(|usual| usual == out) {
-        println!("the element and the examples find it by themselves");
+        console::out("the element and the examples find it by themselves");
     } else if runs {
-        println!("name it: flashvsr model={0}, or export FLASHVSR_MODEL={0}", out.display());
+        console::out(format_args!("name it: flashvsr model={0}, or export FLASHVSR_MODEL={0}", out.display()));
     }
     Ok(runs)
 }
@@ -102,7 +104,7 @@ fn run(args: &Args) -> Result<bool> {
 fn fetch(args: &Args, out: &Path, pulse: Pulse) -> Result<()> {
     let endpoint = args.endpoint.clone().or_else(|| std::env::var("HF_ENDPOINT").ok().filter(|url| !url.is_empty()));
     let hub = Hub::connect(endpoint, &args.repo, &args.revision, out.join(STAGING), pulse)?;
-    println!("{} at {}, commit {}", args.repo, args.revision, hub.commit);
+    console::out(format_args!("{} at {}, commit {}", args.repo, args.revision, hub.commit));
     let has = |name: &str| hub.names.iter().any(|listed| listed == name);
     if let Some(name) = Checkpoint::FILES.into_iter().find(|name| *name != PROMPT && !has(name)) {
         bail!("{} at {} has no {name}, so that it is no model of FlashVSR's form", args.repo, args.revision);
@@ -112,11 +114,11 @@ fn fetch(args: &Args, out: &Path, pulse: Pulse) -> Result<()> {
     for name in Checkpoint::FILES.into_iter().chain([CONFIG]).filter(|name| has(name)) {
         let remote = hub.ask(name)?;
         if hub.is(&remote, &out.join(name))? {
-            println!("{name}: is there already");
+            console::out(format_args!("{name}: is there already"));
             continue;
         }
         arrived.push((hub.fetch(&remote)?, name));
-        println!("{name}: fetched and checked");
+        console::out(format_args!("{name}: fetched and checked"));
     }
     for (from, name) in arrived {
         let to = out.join(name);

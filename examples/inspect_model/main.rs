@@ -3,9 +3,11 @@
 //! Says what a model directory holds and whether it can run:
 //!
 //! ```sh
-//! cargo run --example inspect_model -- DIR
+//! cargo run --release --example inspect_model -- DIR
 //! ```
 
+#[path = "../common/console.rs"]
+mod console;
 mod report;
 
 use std::path::PathBuf;

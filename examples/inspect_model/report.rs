@@ -9,24 +9,26 @@ use std::path::Path;
 use gstflashvsr::model::Config;
 use gstflashvsr::model::checkpoint::{Checkpoint, TensorFile};
 
+use crate::console;
+
 /// Says what `dir` holds, and returns whether it can run.
 pub fn print(dir: &Path) -> bool {
-    println!("model directory {}\n", dir.display());
-    println!("{:<51} {:>10} {:>8} {:>14}  stored as", "file", "size", "tensors", "parameters");
+    console::out(format_args!("model directory {}\n", dir.display()));
+    console::out(format_args!("{:<51} {:>10} {:>8} {:>14}  stored as", "file", "size", "tensors", "parameters"));
     for name in Checkpoint::FILES {
-        println!("{name:<51} {}", describe(&dir.join(name)));
+        console::out(format_args!("{name:<51} {}", describe(&dir.join(name))));
     }
     let config = if dir.join("config.json").is_file() { "found" } else { "none (optional)" };
-    println!("{:<51} {config:>10}\n", "config.json");
+    console::out(format_args!("{:<51} {config:>10}\n", "config.json"));
 
     match Checkpoint::open(dir).and_then(|checkpoint| Config::from_checkpoint(&checkpoint)) {
         Ok(config) => {
             print_config(&config);
-            println!("\ncan run: yes");
+            console::out("\ncan run: yes");
             true
         }
         Err(error) => {
-            println!("can run: no, because {error}");
+            console::out(format_args!("can run: no, because {error}"));
             false
         }
     }
@@ -62,15 +64,15 @@ fn print_config(config: &Config) {
     let Config { dim, heads, ffn, layers, text_dim, freq_dim, prompt_tokens, lq_hidden, decoder, residual } = config;
     let [first, second] = lq_hidden;
     let [c0, c1, c2, c3] = decoder;
-    println!(
+    console::out(format_args!(
         "DiT            {layers} blocks, width {dim} = {heads} x 128, feed-forward {ffn}, time embedding {freq_dim}"
-    );
-    println!("LQ projection  768 -> {first} -> {second} -> {dim}");
-    println!(
+    ));
+    console::out(format_args!("LQ projection  768 -> {first} -> {second} -> {dim}"));
+    console::out(format_args!(
         "decoder        784 -> {c0} -> {c1} -> {c2} -> {c3} -> 3{}",
         if *residual { ", added to the input" } else { "" }
-    );
-    println!("prompt         {prompt_tokens} tokens of width {text_dim}");
+    ));
+    console::out(format_args!("prompt         {prompt_tokens} tokens of width {text_dim}"));
 }
 
 /// "6.0 MiB".

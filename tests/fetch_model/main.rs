@@ -86,6 +86,28 @@ fn a_model_is_fetched_to_where_the_element_finds_it() {
 }
 
 #[test]
+fn nobody_has_to_listen() {
+    let ((home, model), hub) = (home(), hub());
+    // A disk that is full, and a pipe whose reader has left.
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let left = || Stdio::from(std::io::pipe().unwrap().1);
+    let fetched = Command::new(&*PROGRAM)
+        .args(["--repo", REPOSITORY, "--endpoint", &hub.endpoint])
+        .env_remove("XDG_DATA_HOME")
+        .env("HOME", home.path())
+        .env("NO_PROXY", "127.0.0.1")
+        .stdout(left())
+        .stderr(full)
+        .status()
+        .unwrap();
+    assert_eq!(fetched.code(), Some(0));
+    assert_complete(&model);
+    let inspected =
+        Command::new(programs::example("inspect_model")).arg(&model).stdout(left()).stderr(left()).status().unwrap();
+    assert_eq!(inspected.code(), Some(0));
+}
+
+#[test]
 fn what_is_there_is_not_fetched_again() {
     let ((home, _), hub) = (home(), hub());
     let out = home.path().join("elsewhere");
