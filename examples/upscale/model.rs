@@ -5,16 +5,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use gstflashvsr::upscaler::Places;
+use gstflashvsr::upscaler::{Places, how_to_fetch};
 
 /// The directory of the model: the one given, or the one that the element would find; and what the user ought to know of it.
 ///
 /// # Errors
 /// If there is none.
 pub fn locate(given: Option<&Path>) -> Result<(PathBuf, Option<String>)> {
-    let located = Places::of_process(None).locate(given).context(
-        "no model: point --model or FLASHVSR_MODEL at the FlashVSR v1.1 files, or fetch them with fetch_model",
-    )?;
+    let located = Places::of_process(None).locate(given).with_context(|| {
+        format!("no model: point --model or FLASHVSR_MODEL at the FlashVSR v1.1 files; {}", how_to_fetch())
+    })?;
     let notice = located.notice("--model");
     let model = located.path;
     ensure!(

@@ -3,16 +3,16 @@
 //! How errors of the upscaler become messages and flow returns of GStreamer.
 
 use crate::error::Error;
-use crate::upscaler::Size;
+use crate::upscaler::{MODEL_VARIABLE, Size, how_to_fetch};
 
 /// What can go wrong in the element.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Nobody has named a model, and none came along.
     #[error(
-        "no model: set the property \"model\" to the directory of the model's files, \
-         or the environment variable FLASHVSR_MODEL; \
-         `cargo run --release --example fetch_model` in the plugin's sources fetches those of FlashVSR v1.1"
+        "no model: set the property \"model\", or the environment variable {MODEL_VARIABLE}, to the directory of the model's \
+         files; {}",
+        how_to_fetch()
     )]
     NoModel,
     /// The input is interlaced.

@@ -11,8 +11,12 @@ use crate::model::checkpoint::Checkpoint;
 pub const MODEL_VARIABLE: &str = "FLASHVSR_MODEL";
 /// The bundled model, below the directory of the plugin's file.
 const BESIDE_PLUGIN: &str = "flashvsr/small";
-/// The bundled model in the source tree, for plugins that are not installed.
+/// The sources, if they are still where the plugin was built.
+const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
+/// The bundled model in the sources, for plugins that are not installed.
 const SOURCE_TREE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/small");
+/// FlashVSR v1.1 on the Hugging Face hub.
+const HUB_NAME: &str = "JunhaoZhuang/FlashVSR-v1.1";
 
 /// Who chose a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,15 +47,33 @@ impl Located {
             return None;
         }
         let mut text = format!(
-            "no model is named, so the small model that comes along runs ({}); for FlashVSR itself, fetch its files with \
-             `cargo run --release --example fetch_model`, or point {naming} or {MODEL_VARIABLE} at their directory",
-            self.path.display()
+            "no model is named, so the small model that comes along runs ({}); for FlashVSR itself, {}, or point {naming} or \
+             {MODEL_VARIABLE} at the directory of its files",
+            self.path.display(),
+            how_to_fetch()
         );
         if let Some((dir, missing)) = &self.unfinished {
             text.push_str(&format!("; {} is passed over because it lacks {}", dir.display(), missing.join(", ")));
         }
         Some(text)
     }
+}
+
+/// What brings the files of FlashVSR v1.1 to where they are found, as an advice: the command for it where the sources are,
+/// which an installed plugin may be without.
+pub fn how_to_fetch() -> String {
+    how_to_fetch_from(Path::new(SOURCES), Places::of_process(None).data.as_deref())
+}
+
+fn how_to_fetch_from(sources: &Path, data: Option<&Path>) -> String {
+    if sources.join("examples/fetch_model").is_dir() {
+        return format!("run `cargo run --release --example fetch_model` in {}", sources.display());
+    }
+    let into = data.map(|data| format!(" into {}", data.display())).unwrap_or_default();
+    format!(
+        "put the files of {HUB_NAME} on Hugging Face{into}, together with posi_prompt.pth of the original code \
+         (OpenImagingLab/FlashVSR on GitHub)"
+    )
 }
 
 /// Where to look for a model that no property and no option names.
@@ -211,6 +233,18 @@ mod tests {
         home.model(".local/share/flashvsr/model");
         assert_eq!(home.places(&[]).locate(None).unwrap().notice("--model"), None);
         assert_eq!(home.places(&[]).locate(Some(&bundled)).unwrap().notice("--model"), None);
+    }
+
+    #[test]
+    fn who_has_no_sources_is_not_sent_to_cargo() {
+        let home = Home::new();
+        let data = home.path("data");
+        let advice = how_to_fetch_from(home.0.path(), Some(&data));
+        assert!(advice.contains(data.to_str().unwrap()) && advice.contains(HUB_NAME), "{advice}");
+        assert!(!advice.contains("cargo") && !advice.contains("fetch_model"), "{advice}");
+        fs::create_dir_all(home.path("examples/fetch_model")).unwrap();
+        let advice = how_to_fetch_from(home.0.path(), Some(&data));
+        assert!(advice.contains("cargo") && advice.contains(home.0.path().to_str().unwrap()), "{advice}");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub use crate::stream::Startup;
 
 use crate::error::Result;
 pub use device::{DEVICE_VARIABLE, find};
-pub use locate::{Located, MODEL_VARIABLE, Origin, Places};
+pub use locate::{Located, MODEL_VARIABLE, Origin, Places, how_to_fetch};
 pub use memory::available_memory;
 pub use opening::Opening;
 pub use plan::{Plan, plan, weight_bytes};
