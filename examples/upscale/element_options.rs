@@ -85,17 +85,29 @@ pub fn properties() -> Vec<glib::ParamSpec> {
     element.list_properties().iter().filter(|spec| ours(spec)).cloned().collect()
 }
 
+/// Each property with the name of its option.
+pub fn names() -> Vec<(&'static str, &'static str)> {
+    properties().iter().map(|spec| (spec.name(), name(spec.name()))).collect()
+}
+
+/// The name of the option of a property.
+fn name(property: &'static str) -> &'static str {
+    OWN_WORDS.iter().find(|(own, ..)| *own == property).map_or(property, |(_, option, _)| option)
+}
+
 /// The option of a property; none if it has a type that no property has had so far.
 fn option(spec: &glib::ParamSpec) -> Option<Arg> {
     let own = OWN_WORDS.iter().find(|(property, ..)| *property == spec.name());
-    let (name, description) = own.map_or((spec.name(), None), |(_, option, description)| (*option, *description));
+    let description = own.and_then(|(.., description)| *description);
     let (parser, default, range) = parser(spec)?;
     let description = description.or(spec.blurb()).unwrap_or_default();
-    let option = Arg::new(spec.name()).long(name).default_value(default).value_parser(parser);
-    Some(match range {
-        Some(range) => option.help(format!("{description} [{range}]")).value_name("N"),
-        None => option.help(description.to_owned()),
-    })
+    let option = Arg::new(spec.name()).long(name(spec.name())).default_value(default).value_parser(parser);
+    let is_name = spec.is::<glib::ParamSpecEnum>() || spec.is::<glib::ParamSpecString>();
+    let option = option.value_name(if is_name { name(spec.name()).to_uppercase() } else { "N".to_owned() });
+    Some(option.help(match range {
+        Some(range) => format!("{description} [{range}]"),
+        None => description.to_owned(),
+    }))
 }
 
 /// How the value of a property is read, its default, and its range if it has one.

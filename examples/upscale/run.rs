@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use gst::prelude::*;
 use gstreamer as gst;
-use gstreamer_pbutils as gst_pbutils;
 
-use crate::explain::explain;
+use crate::explain::{Missing, explain};
 use crate::interrupts::{Interrupts, Wish};
 use crate::job::Job;
 use crate::outcome::Outcome;
@@ -82,7 +81,7 @@ struct Run<'a> {
     interrupts: &'a Interrupts,
     screen: &'a mut Screen,
     /// What GStreamer lacks for this input.
-    missing: Vec<String>,
+    missing: Vec<Missing>,
     pace: Pace,
     /// The numbers when they changed last.
     moved: (Instant, [u64; 3]),
@@ -167,9 +166,7 @@ impl<'a> Run<'a> {
                 self.screen.say(&format!("warning: {}", warning.error().message()));
             }
             gst::MessageView::Element(element) => {
-                if let Ok(plugin) = gst_pbutils::MissingPluginMessage::parse(message) {
-                    self.missing.push(plugin.description().to_string());
-                }
+                self.missing.extend(Missing::of(message));
                 let loading = element.structure().filter(|structure| structure.name() == "flashvsr-loading");
                 let count = |name| loading.and_then(|structure| structure.get::<u64>(name).ok());
                 if let Some((done, total)) = count("done").zip(count("total")) {

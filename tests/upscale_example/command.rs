@@ -9,21 +9,53 @@ fn wrong_inputs_are_refused_in_plain_words() {
     let dir = tempfile::tempdir().unwrap();
     clip(&dir, 2, "I420");
     std::fs::write(dir.path().join("text.mp4"), "no film at all\n").unwrap();
+    std::fs::write(dir.path().join("page.mp4"), "<!DOCTYPE html><html><body>Log in</body></html>\n").unwrap();
+    std::fs::write(dir.path().join("zeros.mp4"), [0; 100_000]).unwrap();
+    std::fs::write(dir.path().join("empty.mp4"), "").unwrap();
+    let whole = std::fs::read(dir.path().join("in.mp4")).unwrap();
+    std::fs::write(dir.path().join("cut.mp4"), &whole[..whole.len() / 2]).unwrap();
     launch(&dir, "audiotestsrc num-buffers=20 ! avenc_aac ! mp4mux ! filesink location=DIR/sound.mp4");
     let refused = |args: &[&str], words: &[&str]| {
         let said = complaint(args, &dir);
         assert!(words.iter().all(|word| said.contains(word)), "{args:?}: {said}");
     };
-    refused(&["none.mp4", "out.mp4"], &["none.mp4", "No such file"]);
-    refused(&["text.mp4", "out.mp4"], &["type of stream"]);
-    refused(&["sound.mp4", "out.mp4"], &["no video stream"]);
+    refused(&["none.mp4", "out.mp4"], &["\"none.mp4\"", "No such file"]);
+    refused(&["empty.mp4", "out.mp4"], &["\"empty.mp4\" is empty"]);
+    refused(&["text.mp4", "out.mp4"], &["\"text.mp4\" is no video", "text"]);
+    refused(&["page.mp4", "out.mp4"], &["\"page.mp4\" is no video", "text/html"]);
+    refused(&["zeros.mp4", "out.mp4"], &["\"zeros.mp4\" is no video", "zeros", "cut off"]);
+    refused(&["cut.mp4", "out.mp4"], &["\"cut.mp4\" holds no stream", "cut off", "index"]);
+    refused(&["sound.mp4", "out.mp4"], &["\"sound.mp4\"", "no video stream"]);
+    refused(&[".", "out.mp4"], &["\".\" is a directory"]);
     refused(&["in.mp4", "in.mp4"], &["is the input"]);
     refused(&["in.mp4", "none/out.mp4"], &["cannot write", "none/out.mp4"]);
     refused(&["in.mp4", "out.avi"], &[".mp4, .mov or .mkv"]);
     refused(&["in.mp4", "out.mp4", "--model", "none"], &["\"none\"", "--model"]);
     refused(&["in.mp4", "out.mp4", "--model", "."], &["not found"]);
+    refused(&["in.mp4", "out.mp4", "--device", "toaster"], &["\"toaster\"", "--device cpu"]);
+    refused(&["in.mp4", "out.mp4", "--size-policy", "fail"], &["--size-policy pad"]);
     assert!(!dir.path().join("out.mp4").exists(), "a failed job leaves nothing behind");
     assert_eq!(upscale(&["in.mp4", "out.mp4", "--scale", "9"], &dir).status.code(), Some(2));
+}
+
+#[test]
+fn names_that_are_no_utf8_are_names_like_any_other() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    clip(&dir, 3, "I420");
+    let [input, output, model] = [&b"\xe8in.mp4"[..], b"\xe8out.mp4", b"mod\xe8le"].map(OsStr::from_bytes);
+    std::fs::rename(dir.path().join("in.mp4"), dir.path().join(input)).unwrap();
+    std::os::unix::fs::symlink(crate::programs::MODEL, dir.path().join(model)).unwrap();
+    let run = crate::rig::command(&[], &dir)
+        .env_remove("FLASHVSR_MODEL")
+        .args([input, output, OsStr::new("--model"), model])
+        .args(["--startup", "low-latency"])
+        .output()
+        .unwrap();
+    crate::rig::assert_success(&run);
+    std::fs::rename(dir.path().join(output), dir.path().join("out.mp4")).unwrap();
+    assert_eq!(crate::rig::streams(&dir, "out.mp4").0.packets.len(), 3);
 }
 
 #[test]
