@@ -413,13 +413,13 @@ fn a_layer_may_go_before_its_work_is_done() {
         let rows = backend.rows(&[0.0; 128 * 64], 128, 64).unwrap();
         let before = counts();
         for _ in 0..3 {
-            let layer = backend.prepare_linear(&zeros(&[64, 64]), None, None).unwrap();
+            let layer = backend.prepare_linear(zeros(&[64, 64]), None, None).unwrap();
             backend.linear(&rows, &layer, Epilogue::None).unwrap();
             drop(layer);
             assert!(since(before)[0] > 0, "the launch went before the layer");
         }
         // A stream that is given up in the midst of its work.
-        let layer = backend.prepare_linear(&zeros(&[64, 64]), None, None).unwrap();
+        let layer = backend.prepare_linear(zeros(&[64, 64]), None, None).unwrap();
         let before = counts();
         let out = backend.linear(&rows, &layer, Epilogue::None).unwrap();
         drop(backend);

@@ -38,7 +38,7 @@ pub fn causal_conv3d<B: Backend>(b: &B) {
         let deviation = 1.0 / (36.0 * inputs as f64).sqrt();
         let weight = Array::random("weight", &[outputs, inputs, 4, 3, 3], deviation);
         let bias = Array::random("bias", &[outputs], 1.0);
-        let conv = b.prepare_conv3d(&weight.host(), &bias.host()).unwrap();
+        let conv = b.prepare_conv3d(weight.host(), &bias.host()).unwrap();
         let handles: Vec<_> = maps.iter().map(|map| map.map(b)).collect();
         let got = b.causal_conv3d(&handles, &conv).unwrap();
         assert_eq!(got.len(), count / 2 - 1, "{case}");
@@ -113,8 +113,8 @@ pub fn conv2d<B: Backend>(b: &B) {
 
         let weight = Array::random("weight", &[outputs, inputs, 3, 3], 1.0 / (9.0 * inputs as f64).sqrt());
         let plain = convolved(&x, &weight, Some(&bias));
-        let biased = b.prepare_conv2d(&weight.host(), Some(&bias.host()), 1).unwrap();
-        let unbiased = b.prepare_conv2d(&weight.host(), None, 1).unwrap();
+        let biased = b.prepare_conv2d(weight.host(), Some(&bias.host()), 1).unwrap();
+        let unbiased = b.prepare_conv2d(weight.host(), None, 1).unwrap();
         let (x_map, past_map, skip_map) = (x.map(b), past.map(b), skip.map(b));
         let run = |skip, relu| b.conv2d(&x_map, None, &biased, skip, relu).unwrap();
         agrees(b, &case("plain"), &run(None, false), &plain);
@@ -126,7 +126,7 @@ pub fn conv2d<B: Backend>(b: &B) {
         equals(b, &case("skip untouched"), &skip_map, &skip);
 
         let weight = Array::random("weight of two", &[outputs, 2 * inputs, 3, 3], 1.0 / (9.0 * inputs as f64).sqrt());
-        let both = b.prepare_conv2d(&weight.host(), Some(&bias.host()), 2).unwrap();
+        let both = b.prepare_conv2d(weight.host(), Some(&bias.host()), 2).unwrap();
         let beside = |past: &dyn Fn([usize; 3]) -> f64| {
             Array::build([rows, cols, 2 * inputs], |[y, col, c]| match c.checked_sub(inputs) {
                 Some(c) => past([y, col, c]),

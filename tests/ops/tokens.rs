@@ -58,9 +58,9 @@ pub fn linear<B: Backend>(b: &B) {
         let residual = Array::random("residual", &[n, outputs], 1.0);
         let gate = Array::random("gate", &[outputs], 1.0);
         let plain = product(&x, &weight, Some(&bias));
-        let biased = b.prepare_linear(&weight.host(), Some(&bias.host()), None).unwrap();
-        let unbiased = b.prepare_linear(&weight.host(), None, None).unwrap();
-        let gated_layer = b.prepare_linear(&weight.host(), Some(&bias.host()), Some(&gate.host())).unwrap();
+        let biased = b.prepare_linear(weight.host(), Some(&bias.host()), None).unwrap();
+        let unbiased = b.prepare_linear(weight.host(), None, None).unwrap();
+        let gated_layer = b.prepare_linear(weight.host(), Some(&bias.host()), Some(&gate.host())).unwrap();
         let (rows, residual_rows) = (x.rows(b), residual.rows(b));
         let run = |epilogue| b.linear(&rows, &biased, epilogue).unwrap();
 
@@ -81,7 +81,7 @@ pub fn linear<B: Backend>(b: &B) {
 pub fn linear_of_large_values<B: Backend>(b: &B) {
     let x = Array::random("large", &[5, 128], 1e4);
     let weight = Array::random("weight", &[128, 128], 1.0);
-    let layer = b.prepare_linear(&weight.host(), None, None).unwrap();
+    let layer = b.prepare_linear(weight.host(), None, None).unwrap();
     let plain = product(&x, &weight, None);
     agrees(b, "gelu", &b.linear(&x.rows(b), &layer, Epilogue::Gelu).unwrap(), &plain.map_values(gelu));
 }
@@ -91,7 +91,7 @@ pub fn linear_of_maps<B: Backend>(b: &B) {
         let x = Array::random("map", &[h, w, inputs], 1.0);
         let weight = Array::random("weight", &[outputs, inputs], 0.1);
         let bias = Array::random("bias", &[outputs], 1.0);
-        let layer = b.prepare_linear(&weight.host(), Some(&bias.host()), None).unwrap();
+        let layer = b.prepare_linear(weight.host(), Some(&bias.host()), None).unwrap();
         let want = Array::build([h * w, outputs], |[n, o]| dot(x.row(n), weight.row(o)) + bias.at([o]));
         agrees(b, &format!("{h}x{w}"), &b.linear(&x.map(b), &layer, Epilogue::None).unwrap(), &want);
     }
@@ -165,7 +165,7 @@ pub fn embed_patches<B: Backend>(b: &B) {
         });
         let latents: Vec<_> = latents.iter().map(|x| x.map(b)).collect();
         let lq: Vec<_> = lq.iter().map(|x| x.rows(b)).collect();
-        let layer = b.prepare_linear(&weight.host(), Some(&bias.host()), None).unwrap();
+        let layer = b.prepare_linear(weight.host(), Some(&bias.host()), None).unwrap();
         agrees(b, &format!("{grid:?}"), &b.embed_patches(&latents, &layer, &lq, grid).unwrap(), &want);
     }
 }
