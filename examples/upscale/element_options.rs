@@ -85,6 +85,12 @@ pub fn properties() -> Vec<glib::ParamSpec> {
     element.list_properties().iter().filter(|spec| ours(spec)).cloned().collect()
 }
 
+/// The nick of the value of an enumeration.
+pub fn nick(element: &gst::Element, property: &str) -> String {
+    let value = element.property_value(property);
+    glib::EnumValue::from_value(&value).map(|(_, value)| value.nick().to_owned()).unwrap_or_default()
+}
+
 /// Each property with the name of its option.
 pub fn names() -> Vec<(&'static str, &'static str)> {
     properties().iter().map(|spec| (spec.name(), name(spec.name()))).collect()

@@ -19,6 +19,7 @@ use gstreamer_video as gst_video;
 
 use crate::args::Args;
 use crate::audio::AudioOutput;
+use crate::element_options::nick;
 use crate::formats::{Container, Rate, encoder_format, make, request, timescale, video_encoder};
 use crate::input::Input;
 use crate::output::Output;
@@ -33,7 +34,8 @@ pub struct Job {
     pub tally: Arc<Tally>,
     /// What the streams of the input pass first.
     queues: gst::Element,
-    upscaler: gst::Element,
+    /// The element `flashvsr`.
+    pub upscaler: gst::Element,
 }
 
 impl Job {
@@ -161,7 +163,7 @@ fn video_branch(
     front.push(flip);
 
     let scale = upscaler.property::<f64>("scale");
-    let crops = chosen(upscaler, "size-policy") == "crop";
+    let crops = nick(upscaler, "size-policy") == "crop";
     let size = make("capsfilter")?;
     let format = make("capsfilter")?;
     let rate = args.bitrate.map_or(Rate::Quality(args.quality), Rate::Bitrate);
@@ -261,12 +263,6 @@ fn upscaler(args: &Args, model: &Path) -> Result<gst::Element> {
     upscaler.set_property("model", model);
     args.element.apply(&upscaler);
     Ok(upscaler)
-}
-
-/// The nick of a property that is an enumeration.
-fn chosen(element: &gst::Element, property: &str) -> String {
-    let value = element.property_value(property);
-    gst::glib::EnumValue::from_value(&value).map(|(_, value)| value.nick().to_owned()).unwrap_or_default()
 }
 
 fn pad(element: &gst::Element, name: &str) -> Result<gst::Pad> {

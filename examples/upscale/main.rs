@@ -22,14 +22,16 @@ mod side_by_side;
 mod tally;
 mod tasks;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use gstflashvsr::upscaler::Model;
 use gstreamer as gst;
 
 use crate::args::Args;
@@ -38,7 +40,6 @@ use crate::interrupts::{Interrupts, Wish};
 use crate::job::Job;
 use crate::outcome::Outcome;
 use crate::output::Output;
-use crate::run::Ended;
 use crate::screen::{End, Screen};
 use crate::tasks::{Task, Tasks};
 
@@ -62,80 +63,79 @@ fn main() -> ExitCode {
 fn upscale(args: &Args, tasks: &Tasks) -> Result<Outcome> {
     tasks.check(args.overwrite)?;
     let (model, notice) = model::locate(args.model.as_deref())?;
-    let interrupts = Interrupts::listen()?;
-    let mut screen = Screen::new(args.json);
+    let screen = Screen::new(args.json);
     if let Some(notice) = notice {
         screen.note(&notice);
     }
+    let count = tasks.tasks.len();
+    let mut batch = Batch { args, model, interrupts: Interrupts::listen()?, screen, loaded: None };
     let mut worst = Outcome::Done;
-    for (index, task) in tasks.tasks.iter().enumerate() {
-        screen.begin(&task.input, &task.output, index + 1, tasks.tasks.len());
-        let (outcome, stuck) = match one(args, task, &model, &interrupts, &mut screen) {
-            Ok(done) => done,
-            Err(error) => {
-                screen.end(&End {
-                    outcome: Outcome::Failed,
-                    output: None,
-                    numbers: None,
-                    error: Some(format!("{error:#}")),
-                });
-                (Outcome::Failed, false)
-            }
-        };
+    for (number, task) in (1..).zip(&tasks.tasks) {
+        batch.screen.begin(&task.input, &task.output, number, count);
+        let (outcome, stuck) = batch.run(task, number < count).unwrap_or_else(|error| {
+            let (outcome, error) = (Outcome::Failed, Some(format!("{error:#}")));
+            batch.screen.end(&End { outcome, output: None, numbers: None, error });
+            (outcome, false)
+        });
         worst = worst.max(outcome);
         if stuck {
             // The threads of the pipeline do not end, so that it must not be taken apart.
             std::process::exit(worst.code().into());
         }
-        if interrupts.wish() != Wish::GoOn {
+        if batch.interrupts.wish() != Wish::GoOn {
             break;
         }
     }
     Ok(worst)
 }
 
-/// Does one task, and tells whether threads of it are stuck.
-fn one(
-    args: &Args,
-    task: &Task,
-    model: &Path,
-    interrupts: &Interrupts,
-    screen: &mut Screen,
-) -> Result<(Outcome, bool)> {
-    let Some(output) = begin_output(args, task, interrupts, screen)? else {
-        return Ok((Outcome::Interrupted, false));
-    };
-    let input = Input::open(&task.input)?;
-    let job = Job::new(args, &input, &output, model)?;
-    let Ended { result, whole, stuck, took } = run::run(&job, &task.input, &task.output, interrupts, screen);
-    let numbers = (job.tally.numbers(), took);
-    let (outcome, kept) = match result {
-        Ok(Outcome::Interrupted) => (Ok(Outcome::Interrupted), if whole { output.keep()? } else { None }),
-        Ok(outcome) => (output.finish().map(|()| outcome), Some(task.output.clone())),
-        Err(error) => (Err(error), None),
-    };
-    let (outcome, error) = match outcome {
-        Ok(outcome) => (outcome, None),
-        Err(error) => (Outcome::Failed, Some(format!("{error:#}"))),
-    };
-    let output = kept.as_deref().filter(|_| outcome != Outcome::Failed);
-    let numbers = (outcome != Outcome::Failed).then_some(numbers);
-    screen.end(&End { outcome, output, numbers, error });
-    if stuck {
-        // Taking a pipeline apart waits for its threads.
-        std::mem::forget((job, input));
-    }
-    Ok((outcome, stuck))
+/// What the tasks of a command line share.
+struct Batch<'a> {
+    args: &'a Args,
+    /// The directory of the model.
+    model: PathBuf,
+    interrupts: Interrupts,
+    screen: Screen,
+    /// The model between two tasks.
+    loaded: Option<Arc<dyn Model>>,
 }
 
-/// Makes the output; none if it is a pipe whose reader does not come before the user wants an end.
-fn begin_output(args: &Args, task: &Task, interrupts: &Interrupts, screen: &Screen) -> Result<Option<Output>> {
-    let mut told = false;
-    Output::begin(&task.output, args.overwrite, || {
-        if !std::mem::replace(&mut told, true) {
-            screen.note(&format!("\"{}\" is a pipe; waiting for its reader", task.output.display()));
+impl Batch<'_> {
+    /// Does one task, and tells whether threads of it are stuck.
+    fn run(&mut self, task: &Task, others_follow: bool) -> Result<(Outcome, bool)> {
+        let Some(output) = self.begin_output(task)? else { return Ok((Outcome::Interrupted, false)) };
+        let input = Input::open(&task.input)?;
+        let job = Job::new(self.args, &input, &output, &self.model)?;
+        let (interrupts, screen) = (&self.interrupts, &mut self.screen);
+        let ended = run::run(&job, &task.input, &task.output, interrupts, screen, others_follow);
+        self.loaded = ended.model.or(self.loaded.take());
+        let (result, left) = match ended.result {
+            Ok(Outcome::Interrupted) if !ended.whole => (Ok(Outcome::Interrupted), None),
+            Ok(Outcome::Interrupted) => (Ok(Outcome::Interrupted), output.keep()?),
+            Ok(outcome) => (output.finish().map(|()| outcome), Some(task.output.clone())),
+            Err(error) => (Err(error), None),
+        };
+        let numbers = result.is_ok().then(|| (job.tally.numbers(), ended.took));
+        let left = left.as_deref().filter(|_| result.is_ok());
+        let error = result.as_ref().err().map(|error| format!("{error:#}"));
+        let outcome = result.unwrap_or(Outcome::Failed);
+        self.screen.end(&End { outcome, output: left, numbers, error });
+        if ended.stuck {
+            // Taking a pipeline apart waits for its threads.
+            std::mem::forget((job, input));
         }
-        thread::sleep(Duration::from_millis(100));
-        interrupts.wish() == Wish::GoOn
-    })
+        Ok((outcome, ended.stuck))
+    }
+
+    /// Makes the output; none if it is a pipe whose reader does not come before the user wants an end.
+    fn begin_output(&self, task: &Task) -> Result<Option<Output>> {
+        let mut told = false;
+        Output::begin(&task.output, self.args.overwrite, || {
+            if !std::mem::replace(&mut told, true) {
+                self.screen.note(&format!("\"{}\" is a pipe; waiting for its reader", task.output.display()));
+            }
+            thread::sleep(Duration::from_millis(100));
+            self.interrupts.wish() == Wish::GoOn
+        })
+    }
 }

@@ -3,17 +3,20 @@
 //! Runs a job to its end, to its early end, or to its error.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use gst::prelude::*;
+use gstflashvsr::upscaler::Model;
 use gstreamer as gst;
 
 use crate::explain::{Missing, explain};
 use crate::interrupts::{Interrupts, Wish};
 use crate::job::Job;
+use crate::model;
 use crate::outcome::Outcome;
 use crate::progress::Pace;
 use crate::screen::Screen;
@@ -29,7 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// How a run ended.
-#[derive(Debug)]
 pub struct Ended {
     /// The outcome, or what went wrong.
     pub result: Result<Outcome>,
@@ -39,6 +41,8 @@ pub struct Ended {
     pub stuck: bool,
     /// The time that it took.
     pub took: Duration,
+    /// The model, if it is to be held for another job.
+    pub model: Option<Arc<dyn Model>>,
 }
 
 /// What ended the playing.
@@ -52,12 +56,14 @@ enum End {
     GivenUp,
 }
 
-/// Runs `job`, which reads `input` and writes `output`.
-pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, screen: &mut Screen) -> Ended {
+/// Runs `job`, which reads `input` and writes `output`. With `hold` its model is not unloaded.
+pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, screen: &mut Screen, hold: bool) -> Ended {
     let mut run = Run::new(job, input, output, interrupts, screen);
     let played = run.play();
     run.screen.loaded();
     // On the way down the streaming threads end; whatever they still have to say comes too late.
+    let loaded = job.tally.numbers().frames_upscaled > 0;
+    let model = if hold && loaded { model::hold(&job.upscaler) } else { None };
     let given_up = matches!(played, Ok(End::GivenUp));
     let down = if given_up { None } else { shut_down(&job.pipeline) };
     run.say_notes();
@@ -71,7 +77,7 @@ pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, scre
         (Ok(End::Early | End::GivenUp), _) => Ok(Outcome::Interrupted),
     };
     let whole = any && result.is_ok() && !given_up;
-    Ended { result, whole, stuck, took }
+    Ended { result, whole, stuck, took, model }
 }
 
 struct Run<'a> {

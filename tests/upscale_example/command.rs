@@ -136,5 +136,20 @@ fn json_tells_the_end_to_scripts() {
     assert_eq!((&ends[0]["frames_out"], &ends[0]["output"]), (&4.into(), &"outputs/in.mp4".into()));
     assert_eq!(ends[0]["size_out"], serde_json::json!([128, 96]));
     assert_eq!((&ends[1]["outcome"], &ends[1]["output"]), (&"failed".into(), &serde_json::Value::Null));
-    assert!(ends[1]["error"].as_str().unwrap().contains("text.mp4") || !ends[1]["error"].is_null());
+    assert!(ends[1]["error"].as_str().unwrap().contains("\"text.mp4\" is no video"));
+}
+
+#[test]
+fn the_model_is_loaded_once_for_several_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    clip(&dir, 2, "I420");
+    std::fs::copy(dir.path().join("in.mp4"), dir.path().join("second.mp4")).unwrap();
+    let output = upscale(&["in.mp4", "second.mp4", "-o", "outputs", "--json"], &dir);
+    assert_eq!(output.status.code(), Some(0));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let events: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let (first, second) = kinds.split_at(kinds.iter().rposition(|kind| *kind == "start").unwrap());
+    assert!(first.contains(&"loading"), "{kinds:?}");
+    assert!(!second.contains(&"loading"), "{kinds:?}");
 }
