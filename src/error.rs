@@ -46,7 +46,7 @@ pub enum Error {
     Settings(String),
     /// The device or the host has too little memory.
     #[error(
-        "not enough memory: needs {needed} bytes, {available} available; lower the output size or take a smaller model"
+        "not enough memory: needs at least {needed} bytes, {available} available; lower the output size or take a smaller model"
     )]
     NoSpace {
         /// Bytes that the run needs.

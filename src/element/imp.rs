@@ -92,7 +92,8 @@ impl ElementImpl for FlashVsr {
                 "Filter/Effect/Converter/Video/Scaler",
                 "Upscales progressive video with FlashVSR v1.1 Tiny-Long, a streaming one-step diffusion model. Interlaced video \
                  is refused: put deinterlace before it. N frames in, N frames out, with their timestamps. Frames come out in \
-                 windows: put a queue before it for a thread of its own, and an unlimited queue (max-size-time=0 \
+                 windows: put a queue before it for a thread of its own, one behind it if the source is live, so that a sink \
+                 that waits for its time does not hold up the next window, and an unlimited queue (max-size-time=0 \
                  max-size-buffers=0 max-size-bytes=0) into sibling branches",
                 "The gst-plugin-flashvsr developers",
             )
