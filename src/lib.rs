@@ -5,7 +5,7 @@
 //!
 //! The rooms of the house, each of which may use only those to its right:
 //! [`element`] (GStreamer) → [`upscaler`] (one stream) → [`model`] (the network) → [`backend`] (the device);
-//! [`stream`] (the frame schedule) serves `upscaler` and `element`.
+//! [`schedule`] (which frames feed a window) serves `upscaler` and `element`.
 
 // The names by which GStreamer's Rust code knows these crates.
 extern crate gstreamer as gst;
@@ -16,7 +16,7 @@ pub mod backend;
 pub mod element;
 pub mod error;
 pub mod model;
-pub mod stream;
+pub mod schedule;
 pub mod upscaler;
 
 pub use error::{Error, Result};

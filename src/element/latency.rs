@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gst::prelude::*;
 
-use crate::stream::{FRAMES_PER_LATENT, STEADY_LATENTS, Schedule, Startup};
+use crate::schedule::{FRAMES_PER_LATENT, STEADY_LATENTS, Schedule, Startup};
 
 /// Frames of every window but the first.
 const WINDOW: u64 = FRAMES_PER_LATENT * STEADY_LATENTS;
@@ -81,7 +81,7 @@ fn waiting(startup: Startup) -> u64 {
     let schedule = Schedule::new(startup);
     let waits = |index| {
         let window = schedule.window(index);
-        window.projected.end - 1 - window.shown.start
+        window.lq_frames.end - 1 - window.output_frames.start
     };
     waits(0).max(waits(1))
 }
@@ -104,7 +104,7 @@ mod tests {
     fn every_frame_is_there_within_its_windows() {
         for startup in [Startup::Reference, Startup::LowLatency] {
             let schedule = Schedule::new(startup);
-            let waits = |index| schedule.window(index).shown.map(move |n| schedule.frames_needed(index) - 1 - n);
+            let waits = |index| schedule.window(index).output_frames.map(move |n| schedule.frames_needed(index) - 1 - n);
             assert_eq!((0..9).flat_map(waits).max(), Some(waiting(startup)));
         }
         assert_eq!((waiting(Startup::Reference), waiting(Startup::LowLatency)), (24, 11));

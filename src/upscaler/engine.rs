@@ -9,7 +9,7 @@ use super::{Cancel, Format, Frame, FrameMut, Geometry, Options, Size, Stats, Str
 use crate::backend::{Backend, Finish, Grid};
 use crate::error::{Error, Result};
 use crate::model::{DecoderState, DitParams, DitState, LqState, Network};
-use crate::stream::{FRAMES_PER_LATENT, Schedule};
+use crate::schedule::{FRAMES_PER_LATENT, Schedule};
 
 /// The reference's training size, to which `sparse-ratio` refers.
 const REFERENCE_AREA: f64 = 768.0 * 1280.0;
@@ -128,9 +128,9 @@ impl<B: Backend> Upscaler<B> {
         let Self { backend, network, state, cancel, .. } = self;
         let window = self.schedule.window(state.windows);
         let pictures = state.pictures.make_contiguous();
-        // The pictures held are those from the first one shown on.
-        let projected = &pictures[(window.projected.start - window.shown.start) as usize..];
-        let (first, groups) = projected.split_at(projected.len() % FRAMES_PER_LATENT as usize);
+        // The pictures held are those from the first output frame on.
+        let lq_frames = &pictures[(window.lq_frames.start - window.output_frames.start) as usize..];
+        let (first, groups) = lq_frames.split_at(lq_frames.len() % FRAMES_PER_LATENT as usize);
         if !first.is_empty() {
             network.lq.project(&**backend, &mut state.lq, first)?;
         }
@@ -152,15 +152,15 @@ impl<B: Backend> Upscaler<B> {
             cancel,
             &mut (),
         )?;
-        let mut shown = state.pictures.drain(..(window.shown.end - window.shown.start) as usize);
+        let mut output_frames = state.pictures.drain(..(window.output_frames.end - window.output_frames.start) as usize);
         for (i, latent) in latents.into_iter().enumerate() {
             let frames = if window.index == 0 && i == 0 { 1 } else { FRAMES_PER_LATENT as usize };
-            let own: Vec<B::Tensor> = shown.by_ref().take(frames).collect();
+            let own: Vec<B::Tensor> = output_frames.by_ref().take(frames).collect();
             // The first frame of a stream conditions its latent four times.
             let cond = std::array::from_fn(|j| own[(j + frames).saturating_sub(FRAMES_PER_LATENT as usize)].clone());
             state.latents.push_back(PendingLatent { latent, cond, frames });
         }
-        drop(shown);
+        drop(output_frames);
         state.windows += 1;
         state.latest = state.latents.iter().map(|latent| latent.frames).sum();
         self.stats.windows += 1;

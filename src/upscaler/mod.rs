@@ -21,7 +21,7 @@ pub use crate::backend::{
     Precision, Rounding, Samples, SamplesMut, Size, SizePolicy,
 };
 pub use crate::model::{Cancel, Loading, Progress, Version};
-pub use crate::stream::Startup;
+pub use crate::schedule::Startup;
 
 use crate::error::Result;
 pub use device::{DEVICE_VARIABLE, find};

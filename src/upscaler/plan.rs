@@ -11,7 +11,7 @@ use crate::backend::plan::PlanBackend;
 use crate::error::Result;
 use crate::model::checkpoint::Weights;
 use crate::model::{Config, Network, Version};
-use crate::stream::Schedule;
+use crate::schedule::Schedule;
 
 /// Memory and work of a stream in f32. Scratch memory inside an operation is not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::{DType, Tensor};
 use gstflashvsr::backend::{Backend, ColorFix, Grid, Size};
 use gstflashvsr::model::{DecoderState, Dit, DitParams, DitState, LqProjection, LqState, TcDecoder, Version};
-use gstflashvsr::stream::{LOOK_AHEAD, Schedule};
+use gstflashvsr::schedule::{LOOK_AHEAD, Schedule};
 use gstflashvsr::upscaler::Cancel;
 
 use crate::clip;
@@ -67,7 +67,7 @@ fn run<B: Backend>(b: &B, data: &Data) -> Result<Run> {
     let (mut windows, mut raw, mut out) = (vec![], vec![], vec![]);
     for index in 0..schedule.windows_complete(total as u64) {
         let window = schedule.window(index);
-        let projected = &pictures[window.projected.start as usize..window.projected.end as usize];
+        let projected = &pictures[window.lq_frames.start as usize..window.lq_frames.end as usize];
         let (first, rest) = projected.split_at(if index == 0 { 1 } else { 0 });
         let mut lq = vec![];
         for call in [first].into_iter().filter(|c| !c.is_empty()).chain(rest.chunks(4)) {
@@ -91,7 +91,7 @@ fn run<B: Backend>(b: &B, data: &Data) -> Result<Run> {
             &mut seen,
         )?;
 
-        let shown = &pictures[window.shown.start as usize..window.shown.end as usize];
+        let shown = &pictures[window.output_frames.start as usize..window.output_frames.end as usize];
         let decoded = decoder::window(b, &decoder, &mut decoder_state, shown, &clean)?;
         for (hq, lq) in decoded.iter().zip(shown) {
             out.push(b.color_fix(hq, lq, fix)?);

@@ -8,7 +8,7 @@
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use gstflashvsr::backend::{Backend, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy};
-use gstflashvsr::stream::{LOOK_AHEAD, Schedule};
+use gstflashvsr::schedule::{LOOK_AHEAD, Schedule};
 
 use crate::data::Data;
 use crate::report::Report;
@@ -117,7 +117,7 @@ fn frame_counts(rows: &[Vec<i64>], report: &mut Report) {
         };
         let counts = |frames: u64| {
             let windows = schedule.windows_complete(frames);
-            (windows as i64, windows.checked_sub(1).map_or(0, |last| schedule.window(last).shown.end) as i64)
+            (windows as i64, windows.checked_sub(1).map_or(0, |last| schedule.window(last).output_frames.end) as i64)
         };
         let cut = (n + LOOK_AHEAD as i64 - 1) / 8 * 8 + 1;
         let got = counts(padded as u64);

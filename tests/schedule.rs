@@ -2,7 +2,7 @@
 
 //! The frame schedule: every frame that goes in comes out, once and in order.
 
-use gstflashvsr::stream::{LOOK_AHEAD, Schedule, Startup};
+use gstflashvsr::schedule::{LOOK_AHEAD, Schedule, Startup};
 use proptest::prelude::*;
 
 const STARTUPS: [Startup; 2] = [Startup::Reference, Startup::LowLatency];
@@ -19,13 +19,13 @@ fn check(startup: Startup, frames: u64) {
     for index in 0..windows {
         let window = schedule.window(index);
         assert_eq!(window.index, index);
-        assert_eq!(window.projected.start, projected, "{window:?}");
-        assert_eq!(window.shown.start, shown, "{window:?}");
+        assert_eq!(window.lq_frames.start, projected, "{window:?}");
+        assert_eq!(window.output_frames.start, shown, "{window:?}");
         assert_eq!(window.first_latent, latents, "{window:?}");
-        assert_eq!(window.shown.end + LOOK_AHEAD, window.projected.end, "{window:?}");
-        assert_eq!(window.projected.end, schedule.frames_needed(index));
-        projected = window.projected.end;
-        shown = window.shown.end;
+        assert_eq!(window.output_frames.end + LOOK_AHEAD, window.lq_frames.end, "{window:?}");
+        assert_eq!(window.lq_frames.end, schedule.frames_needed(index));
+        projected = window.lq_frames.end;
+        shown = window.output_frames.end;
         latents += window.latents;
         // The first latent frame stands for one frame, every other for four.
         assert_eq!(shown, 4 * latents - 3);
@@ -39,7 +39,7 @@ fn check(startup: Startup, frames: u64) {
     } else {
         let fewer = schedule.windows_complete(total - 1);
         assert_eq!(fewer, windows - 1);
-        let shown_before = if fewer == 0 { 0 } else { schedule.window(fewer - 1).shown.end };
+        let shown_before = if fewer == 0 { 0 } else { schedule.window(fewer - 1).output_frames.end };
         assert!(shown_before < frames, "{padding} frames of padding are more than {frames} frames need");
     }
 }
@@ -68,9 +68,9 @@ fn a_window_is_complete_exactly_when_its_frames_are_there() {
 #[test]
 fn the_first_window_is_25_or_9_frames() {
     assert_eq!(Schedule::new(Startup::Reference).frames_needed(0), 25);
-    assert_eq!(Schedule::new(Startup::Reference).window(0).shown, 0..21);
+    assert_eq!(Schedule::new(Startup::Reference).window(0).output_frames, 0..21);
     assert_eq!(Schedule::new(Startup::LowLatency).frames_needed(0), 9);
-    assert_eq!(Schedule::new(Startup::LowLatency).window(0).shown, 0..5);
+    assert_eq!(Schedule::new(Startup::LowLatency).window(0).output_frames, 0..5);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn the_reference_counts_are_ours_where_it_loses_no_frame() {
         if frames == shown {
             assert_eq!(frames + schedule.padding(frames), padded, "{frames}");
             assert_eq!(schedule.windows_complete(padded), windows, "{frames}");
-            assert_eq!(schedule.window(windows - 1).shown.end, shown, "{frames}");
+            assert_eq!(schedule.window(windows - 1).output_frames.end, shown, "{frames}");
             compared += 1;
         }
         if frames % 8 == 5 && frames >= 21 {

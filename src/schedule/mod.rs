@@ -7,12 +7,12 @@
 //! frame is repeated until every frame that went in has come out.
 //!
 //! ```
-//! use gstflashvsr::stream::{Schedule, Startup};
+//! use gstflashvsr::schedule::{Schedule, Startup};
 //!
 //! let schedule = Schedule::new(Startup::Reference);
 //! assert_eq!(schedule.frames_needed(0), 25);
-//! assert_eq!(schedule.window(0).shown, 0..21);
-//! assert_eq!(schedule.window(1).shown, 21..29);
+//! assert_eq!(schedule.window(0).output_frames, 0..21);
+//! assert_eq!(schedule.window(1).output_frames, 21..29);
 //! assert_eq!(schedule.padding(45), 4);
 //! ```
 
@@ -55,9 +55,9 @@ pub struct Window {
     /// Its latent frames.
     pub latents: u64,
     /// Frames that enter the LQ projection.
-    pub projected: Range<u64>,
+    pub lq_frames: Range<u64>,
     /// Frames that condition the decoder, and that come out.
-    pub shown: Range<u64>,
+    pub output_frames: Range<u64>,
 }
 
 /// The frame schedule of one stream.
@@ -88,9 +88,9 @@ impl Schedule {
                 FRAMES_PER_LATENT * STEADY_LATENTS,
             ),
         };
-        let projected = needed - new..needed;
-        let shown = projected.start.saturating_sub(LOOK_AHEAD)..needed - LOOK_AHEAD;
-        Window { index, first_latent, latents, projected, shown }
+        let lq_frames = needed - new..needed;
+        let output_frames = lq_frames.start.saturating_sub(LOOK_AHEAD)..needed - LOOK_AHEAD;
+        Window { index, first_latent, latents, lq_frames, output_frames }
     }
 
     /// Windows that can run once `frames` frames have gone in.
