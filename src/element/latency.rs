@@ -104,7 +104,8 @@ mod tests {
     fn every_frame_is_there_within_its_windows() {
         for startup in [Startup::Reference, Startup::LowLatency] {
             let schedule = Schedule::new(startup);
-            let waits = |index| schedule.window(index).output_frames.map(move |n| schedule.frames_needed(index) - 1 - n);
+            let waits =
+                |index| schedule.window(index).output_frames.map(move |n| schedule.frames_needed(index) - 1 - n);
             assert_eq!((0..9).flat_map(waits).max(), Some(waiting(startup)));
         }
         assert_eq!((waiting(Startup::Reference), waiting(Startup::LowLatency)), (24, 11));

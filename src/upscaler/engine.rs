@@ -152,7 +152,8 @@ impl<B: Backend> Upscaler<B> {
             cancel,
             &mut (),
         )?;
-        let mut output_frames = state.pictures.drain(..(window.output_frames.end - window.output_frames.start) as usize);
+        let mut output_frames =
+            state.pictures.drain(..(window.output_frames.end - window.output_frames.start) as usize);
         for (i, latent) in latents.into_iter().enumerate() {
             let frames = if window.index == 0 && i == 0 { 1 } else { FRAMES_PER_LATENT as usize };
             let own: Vec<B::Tensor> = output_frames.by_ref().take(frames).collect();

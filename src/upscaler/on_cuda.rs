@@ -100,7 +100,7 @@ impl Blank {
 impl<D: Driver> CudaModel<D> {
     /// Bytes of device memory that a stream takes which begins, runs until its cache is full, and ends.
     fn stream_bytes(&self, geometry: Geometry, options: Options) -> Result<usize> {
-        let backend = Arc::new(CudaBackend::<D>::rehearsal(self.precision, self.driver.tensor_cores())?);
+        let backend = Arc::new(CudaBackend::<D>::dry_run(self.precision, self.driver.tensor_cores())?);
         let frame = Blank::new(geometry.input, options.input);
         let mut shown = Blank::new(geometry.output, options.output);
         let windows = kv_windows(&options);
@@ -115,7 +115,7 @@ impl<D: Driver> CudaModel<D> {
                 stream.pop(&mut shown.frame_mut())?;
             }
         }
-        Ok(backend.arena().reach())
+        Ok(backend.arena().high_water())
     }
 }
 
@@ -200,7 +200,7 @@ mod tests {
 
     use super::super::Loading;
     use super::*;
-    use crate::backend::cuda::Work;
+    use crate::backend::cuda::QueueOrDryRun;
     use crate::backend::cuda::driver::{ALIGNMENT, Address, Memory, TensorCores};
     use crate::backend::cuda::nvidia::NvidiaQueue;
 
@@ -227,7 +227,7 @@ mod tests {
     }
 
     impl Driver for Counting {
-        type Queue = Work<NvidiaQueue>;
+        type Queue = QueueOrDryRun<NvidiaQueue>;
 
         fn name(&self) -> String {
             "no device".into()
@@ -242,7 +242,7 @@ mod tests {
         }
 
         fn queue(&self) -> Result<Self::Queue> {
-            Ok(Work::Rehearsal)
+            Ok(QueueOrDryRun::DryRun)
         }
     }
 

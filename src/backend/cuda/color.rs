@@ -98,7 +98,7 @@ impl<D: Driver> CudaBackend<D> {
     fn adain(&self, hq: &CudaTensor, lq: &CudaTensor, height: usize, width: usize) -> Result<CudaTensor> {
         let area = height * width;
         let parts = area.div_ceil(PART_VALUES).min(MAX_PARTS);
-        let partial = self.arena.place(2 * 3 * parts * MOMENTS_BYTES)?;
+        let partial = self.arena.allocate(2 * 3 * parts * MOMENTS_BYTES)?;
         let args = MomentsArgs {
             pictures: [hq.address(), lq.address()],
             partial: partial.address(),
@@ -107,7 +107,7 @@ impl<D: Driver> CudaBackend<D> {
         };
         self.launch_one(&PLANE_MOMENTS, [parts, 3, 2], &args)?;
 
-        let change = self.arena.place(3 * CHANGE_BYTES)?;
+        let change = self.arena.allocate(3 * CHANGE_BYTES)?;
         let args = ChangeArgs {
             partial: partial.address(),
             change: change.address(),

@@ -2,9 +2,9 @@
 
 //! Frames in and out: `kernels/resize.cu`, and the end of `kernels/picture.cu`.
 
-use super::arena::Place;
+use super::arena::Allocation;
 use super::driver::{Address, Args, Driver, Kernel, Queue};
-use super::work::Work;
+use super::dry_run::QueueOrDryRun;
 use super::{CudaBackend, CudaTensor, Weight, index};
 use crate::backend::resize::Axis;
 use crate::backend::{
@@ -100,9 +100,9 @@ const FLAG_BYTES: usize = 4;
 
 /// A frame on its way to the host.
 pub struct CudaOutgoing<D: Driver> {
-    download: <Work<D::Queue> as Queue>::Download,
+    download: <QueueOrDryRun<D::Queue> as Queue>::Download,
     /// Where it is copied from.
-    _place: Place,
+    _memory: Allocation,
     size: Size,
     format: Format,
 }
@@ -221,7 +221,7 @@ impl<D: Driver> CudaBackend<D> {
     }
 
     /// Packed RGB on the device, and the bytes of its samples.
-    fn upload_frame(&self, frame: &Frame<'_>) -> Result<(Place, usize)> {
+    fn upload_frame(&self, frame: &Frame<'_>) -> Result<(Allocation, usize)> {
         let (samples, depth) = match &frame.samples {
             Samples::U8(samples) => (*samples, 1),
             Samples::U16(samples) => (bytes_of(samples), 2),
@@ -230,7 +230,7 @@ impl<D: Driver> CudaBackend<D> {
             }
         };
         let extent = Extent { row: 3 * depth * frame.width, rows: frame.height };
-        let uploaded = self.arena.place(extent.bytes())?;
+        let uploaded = self.arena.allocate(extent.bytes())?;
         self.upload_rows(uploaded.address(), samples, frame.stride * depth, extent)?;
         Ok((uploaded, depth))
     }
@@ -243,7 +243,7 @@ impl<D: Driver> CudaBackend<D> {
         }
         let (rgb, depth) = self.upload_frame(frame)?;
         let cols = ingest.columns.count as usize;
-        let lines = self.arena.place(3 * depth * cols * frame.height)?;
+        let lines = self.arena.allocate(3 * depth * cols * frame.height)?;
         let args = AcrossArgs {
             frame: rgb.address(),
             lines: lines.address(),
@@ -275,11 +275,11 @@ impl<D: Driver> CudaBackend<D> {
             return Err(Error::Settings(format!("frame of {size} out of {width}x{height}")));
         }
         let bytes = format.bytes(size);
-        let place = self.arena.place(bytes)?;
-        self.emit_into(&Emitted { out: place.address(), size, format, rounding }, picture, None)?;
+        let memory = self.arena.allocate(bytes)?;
+        self.emit_into(&Emitted { out: memory.address(), size, format, rounding }, picture, None)?;
         let mut staging = self.staging.lock();
         let packed = first_bytes(&mut staging, bytes);
-        self.queue.download(packed, place.address())?;
+        self.queue.download(packed, memory.address())?;
         scatter(packed, out);
         Ok(())
     }
@@ -316,14 +316,14 @@ impl<D: Driver> CudaBackend<D> {
         }
         // The frame, and behind it whether it is the input's: one copy brings both.
         let flag = format.bytes(size).next_multiple_of(FLAG_BYTES);
-        let place = self.arena.place(flag + FLAG_BYTES)?;
-        let spoiled = place.address() + flag as u64;
+        let memory = self.arena.allocate(flag + FLAG_BYTES)?;
+        let spoiled = memory.address() + flag as u64;
         self.flag_unless_finite(hq, spoiled)?;
         let picture = self.run_color_fix(hq, lq, color_fix)?;
-        let frame = Emitted { out: place.address(), size, format, rounding };
+        let frame = Emitted { out: memory.address(), size, format, rounding };
         self.emit_into(&frame, &picture, Some((lq, spoiled)))?;
-        let download = self.queue.start_download(place.address(), flag + FLAG_BYTES)?;
-        Ok(CudaOutgoing { download, _place: place, size, format })
+        let download = self.queue.start_download(memory.address(), flag + FLAG_BYTES)?;
+        Ok(CudaOutgoing { download, _memory: memory, size, format })
     }
 
     pub(super) fn end_frame(&self, outgoing: CudaOutgoing<D>, out: &mut FrameMut<'_>) -> Result<bool> {

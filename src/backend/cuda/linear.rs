@@ -102,7 +102,7 @@ impl<D: Driver> CudaBackend<D> {
         }
         let residual = residual.map_or(0, CudaTensor::address);
         if let Some(bias) = library_bias {
-            let workspace = self.arena.place(WORKSPACE_BYTES)?;
+            let workspace = self.arena.allocate(WORKSPACE_BYTES)?;
             let product = Product {
                 x: x.address(),
                 weights: packed.weights.address(),

@@ -12,6 +12,7 @@ pub mod batch;
 mod color;
 mod conv;
 pub mod driver;
+mod dry_run;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod frames;
@@ -26,7 +27,6 @@ mod qk;
 mod rows;
 mod tensor;
 mod tokens;
-mod work;
 mod yuv;
 
 use std::sync::Arc;
@@ -42,9 +42,11 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-pub use arena::{Arena, Life};
+pub use arena::{Arena, Lifetime};
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue, TensorCores};
+pub use dry_run::QueueOrDryRun;
+use dry_run::{NULL_MEMORY_BYTES, NullMemory};
 pub use frames::{CudaIngest, CudaOutgoing};
 use library::Library;
 pub use linear::CudaLinear;
@@ -53,8 +55,6 @@ use packing::Scratch;
 pub use qk::CudaRope;
 pub use tensor::{CudaTensor, Weight};
 use tensor::{Shape, places_of_heads};
-pub use work::Work;
-use work::{ENDLESS_BYTES, Endless};
 
 /// The kernels of each precision.
 type Kernels = [Kernel; 3];
@@ -63,7 +63,7 @@ type Kernels = [Kernel; 3];
 pub struct CudaBackend<D: Driver> {
     /// Where weights live.
     memory: Arc<dyn Memory>,
-    queue: Work<D::Queue>,
+    queue: QueueOrDryRun<D::Queue>,
     arena: Arc<Arena>,
     precision: Precision,
     tensor_cores: TensorCores,
@@ -81,7 +81,7 @@ impl<D: Driver> CudaBackend<D> {
     /// # Errors
     /// What the driver says.
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
-        let queue = Work::Device(driver.queue()?);
+        let queue = QueueOrDryRun::Queue(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
         let (tensor_cores, multiprocessors) = (driver.tensor_cores(), driver.multiprocessors());
         let library = Library::new(driver.library());
@@ -89,16 +89,16 @@ impl<D: Driver> CudaBackend<D> {
         Ok(Self { memory: driver, queue, arena, precision, tensor_cores, multiprocessors, library, staging, scratch })
     }
 
-    /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::reach`] then tells what a
+    /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::high_water`] then tells what a
     /// [`Self::new`] one will need for the same work.
     ///
     /// # Errors
     /// None.
-    pub fn rehearsal(precision: Precision, tensor_cores: TensorCores) -> Result<Self> {
-        let memory: Arc<dyn Memory> = Arc::new(Endless::default());
+    pub fn dry_run(precision: Precision, tensor_cores: TensorCores) -> Result<Self> {
+        let memory: Arc<dyn Memory> = Arc::new(NullMemory::default());
         let arena = Arc::new(Arena::new(memory.clone()));
-        arena.reserve(ENDLESS_BYTES)?;
-        let (queue, multiprocessors) = (Work::Rehearsal, 1);
+        arena.reserve(NULL_MEMORY_BYTES)?;
+        let (queue, multiprocessors) = (QueueOrDryRun::DryRun, 1);
         let library = Library::new(None);
         let (staging, scratch) = (Mutex::default(), Mutex::default());
         Ok(Self { memory, queue, arena, precision, tensor_cores, multiprocessors, library, staging, scratch })
@@ -123,12 +123,12 @@ impl<D: Driver> CudaBackend<D> {
     }
 
     fn tensor(&self, shape: Shape, precision: Precision) -> Result<CudaTensor> {
-        self.tensor_for(Life::Short, shape, precision)
+        self.tensor_for(Lifetime::Window, shape, precision)
     }
 
-    fn tensor_for(&self, life: Life, shape: Shape, precision: Precision) -> Result<CudaTensor> {
-        let place = self.arena.place_for(shape.len() * precision.bytes(), life)?;
-        Ok(CudaTensor { place: Arc::new(place), shape, precision })
+    fn tensor_for(&self, lifetime: Lifetime, shape: Shape, precision: Precision) -> Result<CudaTensor> {
+        let memory = self.arena.allocate_for(shape.len() * precision.bytes(), lifetime)?;
+        Ok(CudaTensor { memory: Arc::new(memory), shape, precision })
     }
 
     /// Uninitialised rows in the backend's precision.
@@ -137,8 +137,8 @@ impl<D: Driver> CudaBackend<D> {
     }
 
     /// Uninitialised heads in the backend's precision.
-    fn empty_heads(&self, life: Life, rows: usize, cols: usize) -> Result<CudaTensor> {
-        self.tensor_for(life, Shape::Heads(rows, cols), self.precision)
+    fn empty_heads(&self, lifetime: Lifetime, rows: usize, cols: usize) -> Result<CudaTensor> {
+        self.tensor_for(lifetime, Shape::Heads(rows, cols), self.precision)
     }
 
     /// An uninitialised map in the backend's precision.

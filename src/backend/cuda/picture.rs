@@ -111,7 +111,7 @@ impl<D: Driver> CudaBackend<D> {
 
     pub(super) fn run_is_finite(&self, x: &CudaTensor) -> Result<bool> {
         let mut found = [0; size_of::<u32>()];
-        let flag = self.arena.place(found.len())?;
+        let flag = self.arena.allocate(found.len())?;
         self.flag_unless_finite(x, flag.address())?;
         self.queue.download(&mut found, flag.address())?;
         Ok(u32::from_ne_bytes(found) == 0)

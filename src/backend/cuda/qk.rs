@@ -4,7 +4,7 @@
 
 use super::driver::{Address, Args, Driver, kernels};
 use super::tensor::{CudaTensor, Shape, addresses};
-use super::{CudaBackend, Kernels, Life, Precision, Weight, index};
+use super::{CudaBackend, Kernels, Lifetime, Precision, Weight, index};
 use crate::backend::{Grid, HEAD_DIM, KvGroup, Qkv, Rope};
 use crate::error::{Error, Result};
 
@@ -100,12 +100,12 @@ impl<D: Driver> CudaBackend<D> {
         if !fits {
             return Err(Error::Compute(format!("qkv of {tokens} x {cols}, RoPE of {:?} for {grid:?}", rope.positions)));
         }
-        let means = |windows, life| self.tensor_for(life, Shape::Rows(windows, dim), Precision::F32);
-        let q = self.empty_heads(Life::Short, tokens, dim)?;
-        let q_mean = means(grid.groups() * grid.windows(), Life::Short)?;
+        let means = |windows, lifetime| self.tensor_for(lifetime, Shape::Rows(windows, dim), Precision::F32);
+        let q = self.empty_heads(Lifetime::Window, tokens, dim)?;
+        let q_mean = means(grid.groups() * grid.windows(), Lifetime::Window)?;
         let group = || {
-            let heads = || self.empty_heads(Life::Long, tokens / grid.groups(), dim);
-            Ok(KvGroup { k: heads()?, v: heads()?, k_mean: means(grid.windows(), Life::Long)? })
+            let heads = || self.empty_heads(Lifetime::Cache, tokens / grid.groups(), dim);
+            Ok(KvGroup { k: heads()?, v: heads()?, k_mean: means(grid.windows(), Lifetime::Cache)? })
         };
         let groups = (0..grid.groups()).map(|_| group()).collect::<Result<Vec<_>>>()?;
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::Precision;
-use super::arena::Place;
+use super::arena::Allocation;
 use super::driver::{Address, Memory};
 use crate::backend::{HEAD_DIM, WINDOW_TOKENS};
 use crate::error::{Error, Result};
@@ -47,14 +47,14 @@ impl Shape {
 /// windows in f32.
 #[derive(Clone)]
 pub struct CudaTensor {
-    pub(super) place: Arc<Place>,
+    pub(super) memory: Arc<Allocation>,
     pub(super) shape: Shape,
     pub(super) precision: Precision,
 }
 
 impl CudaTensor {
     pub(super) fn address(&self) -> Address {
-        self.place.address()
+        self.memory.address()
     }
 
     fn refuse<T>(&self, expected: &str) -> Result<T> {

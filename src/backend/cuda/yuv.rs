@@ -2,7 +2,7 @@
 
 //! Frames as video has them, to packed RGB and back: `kernels/yuv.cu`.
 
-use super::arena::Place;
+use super::arena::Allocation;
 use super::driver::{Address, Args, Driver, Kernel};
 use super::frames::Emitted;
 use super::{CudaBackend, CudaTensor, index};
@@ -116,16 +116,21 @@ fn components(layout: &Layout, size: Size, base: Address) -> Result<([Component;
 
 impl<D: Driver> CudaBackend<D> {
     /// Brings planes to the device and turns them into packed RGB of [`Layout::depth`]. They have been checked.
-    pub(super) fn upload_planes(&self, layout: &Layout, planes: &[Plane<'_>; PLANES], size: Size) -> Result<Place> {
+    pub(super) fn upload_planes(
+        &self,
+        layout: &Layout,
+        planes: &[Plane<'_>; PLANES],
+        size: Size,
+    ) -> Result<Allocation> {
         let extents = layout.extents(size);
-        let uploaded = self.arena.place(extents.iter().map(|extent| extent.bytes()).sum())?;
+        let uploaded = self.arena.allocate(extents.iter().map(|extent| extent.bytes()).sum())?;
         let mut to = uploaded.address();
         for (plane, extent) in planes.iter().zip(extents).filter(|(_, extent)| extent.rows > 0) {
             self.upload_rows(to, plane.bytes, plane.stride, extent)?;
             to += extent.bytes() as u64;
         }
         let depth = layout.depth();
-        let rgb = self.arena.place(3 * depth.bytes() * size.width * size.height)?;
+        let rgb = self.arena.allocate(3 * depth.bytes() * size.width * size.height)?;
         let args = ToRgbArgs {
             components: components(layout, size, uploaded.address())?.0,
             rgb: rgb.address(),
