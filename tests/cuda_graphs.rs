@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use gstflashvsr::Result;
-use gstflashvsr::backend::cuda::batch::{Arguments, Batch, Keeper, Launch, Taker};
+use gstflashvsr::backend::cuda::batch::{Arguments, Batch, Launch, LaunchBatcher, LaunchSink};
 use gstflashvsr::backend::cuda::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue, TensorCores};
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
 use gstflashvsr::backend::{Frame, FrameMut, Geometry, Samples, SamplesMut, Size, SizePolicy};
@@ -51,7 +51,7 @@ impl Checks {
     }
 }
 
-impl Taker for Checks {
+impl LaunchSink for Checks {
     type Function = &'static str;
     type Graph = Vec<Node>;
 
@@ -98,19 +98,19 @@ impl Taker for Checks {
 #[derive(Clone)]
 struct Checking {
     checks: Arc<Checks>,
-    keeper: Arc<Mutex<Keeper<Checks>>>,
+    batcher: Arc<Mutex<LaunchBatcher<Checks>>>,
     next: Arc<AtomicU64>,
 }
 
 impl Checking {
     fn new() -> Self {
-        let keeper = Arc::new(Mutex::new(Keeper::new(true)));
-        Self { checks: Arc::default(), keeper, next: Arc::new(AtomicU64::new(ALIGNMENT as u64)) }
+        let batcher = Arc::new(Mutex::new(LaunchBatcher::new(true)));
+        Self { checks: Arc::default(), batcher, next: Arc::new(AtomicU64::new(ALIGNMENT as u64)) }
     }
 
     /// Hands over what is kept; then nothing is missing.
-    fn hand_over(&self) -> Result<()> {
-        self.keeper.lock().hand_over(&self.checks)?;
+    fn flush(&self) -> Result<()> {
+        self.batcher.lock().flush(&self.checks)?;
         assert!(self.checks.expected.lock().is_empty(), "a launch is lost");
         Ok(())
     }
@@ -127,7 +127,7 @@ impl Memory for Checking {
     }
 
     fn free(&self, _: Address, _: usize) {
-        self.hand_over().unwrap();
+        self.flush().unwrap();
     }
 
     fn bytes(&self) -> Result<(u64, u64)> {
@@ -159,25 +159,25 @@ impl Queue for Checking {
     type Download = usize;
 
     fn start_download(&self, _: Address, bytes: usize) -> Result<usize> {
-        self.hand_over().map(|()| bytes)
+        self.flush().map(|()| bytes)
     }
 
     fn finish_download(&self, bytes: usize, read: &mut dyn FnMut(&[u8])) -> Result<()> {
         read(&vec![0; bytes]);
-        self.hand_over()
+        self.flush()
     }
 
     fn upload(&self, _: Address, _: &[u8]) -> Result<()> {
-        self.hand_over()
+        self.flush()
     }
 
     fn download(&self, to: &mut [u8], _: Address) -> Result<()> {
         to.fill(0);
-        self.hand_over()
+        self.flush()
     }
 
     fn fill(&self, _: Address, _: u8, _: usize) -> Result<()> {
-        self.hand_over()
+        self.flush()
     }
 
     fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()> {
@@ -185,11 +185,11 @@ impl Queue for Checking {
         // SAFETY: it is called with the arguments of a launch of this kernel, which are of this type and aligned.
         let is_own = move |at: *const u8| unsafe { *at.cast::<A>() == own };
         self.checks.expected.lock().push_back((*kernel, grid, Box::new(is_own)));
-        self.keeper.lock().launch(&self.checks, kernel.name, kernel, grid, args)
+        self.batcher.lock().launch(&self.checks, kernel.name, kernel, grid, args)
     }
 
     fn wait(&self) -> Result<()> {
-        self.hand_over()
+        self.flush()
     }
 }
 

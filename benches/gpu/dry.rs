@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use gstflashvsr::Result;
-use gstflashvsr::backend::cuda::batch::{Arguments, Batch, Keeper, Launch, Taker};
+use gstflashvsr::backend::cuda::batch::{Arguments, Batch, Launch, LaunchBatcher, LaunchSink};
 use gstflashvsr::backend::cuda::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Queue, TensorCores};
 use parking_lot::Mutex;
 
@@ -50,7 +50,7 @@ impl Dry {
     }
 }
 
-impl Taker for Dry {
+impl LaunchSink for Dry {
     type Function = &'static str;
     type Graph = ();
 
@@ -75,17 +75,17 @@ impl Taker for Dry {
     }
 }
 
-/// A queue that hands over what it keeps when a GPU's does.
+/// A queue that flushes its launches when a GPU's does.
 pub struct DryQueue {
     device: Dry,
-    keeper: Mutex<Keeper<Dry>>,
+    batcher: Mutex<LaunchBatcher<Dry>>,
     /// Where uploads go.
     staging: Mutex<Vec<u8>>,
 }
 
 impl DryQueue {
-    fn hand_over(&self) -> Result<()> {
-        self.keeper.lock().hand_over(&self.device)
+    fn flush(&self) -> Result<()> {
+        self.batcher.lock().flush(&self.device)
     }
 }
 
@@ -120,7 +120,7 @@ impl Driver for Dry {
     }
 
     fn queue(&self) -> Result<DryQueue> {
-        Ok(DryQueue { device: self.clone(), keeper: Mutex::new(Keeper::new(true)), staging: Mutex::default() })
+        Ok(DryQueue { device: self.clone(), batcher: Mutex::new(LaunchBatcher::new(true)), staging: Mutex::default() })
     }
 }
 
@@ -129,7 +129,7 @@ impl Queue for DryQueue {
 
     /// Copies what would go to a device, as a GPU's queue does.
     fn upload(&self, _: Address, from: &[u8]) -> Result<()> {
-        self.hand_over()?;
+        self.flush()?;
         let mut staging = self.staging.lock();
         staging.resize(STAGING_BYTES, 0);
         for piece in from.chunks(STAGING_BYTES) {
@@ -141,28 +141,28 @@ impl Queue for DryQueue {
 
     fn download(&self, to: &mut [u8], _: Address) -> Result<()> {
         to.fill(0);
-        self.hand_over()
+        self.flush()
     }
 
     fn start_download(&self, _: Address, bytes: usize) -> Result<usize> {
-        self.hand_over().map(|()| bytes)
+        self.flush().map(|()| bytes)
     }
 
     fn finish_download(&self, bytes: usize, read: &mut dyn FnMut(&[u8])) -> Result<()> {
         read(&vec![0; bytes]);
-        self.hand_over()
+        self.flush()
     }
 
     fn fill(&self, _: Address, _: u8, _: usize) -> Result<()> {
-        self.hand_over()
+        self.flush()
     }
 
     fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()> {
         *self.device.0.counts.lock().kernels.entry(kernel.name).or_default() += 1;
-        self.keeper.lock().launch(&self.device, kernel.name, kernel, grid, args)
+        self.batcher.lock().launch(&self.device, kernel.name, kernel, grid, args)
     }
 
     fn wait(&self) -> Result<()> {
-        self.hand_over()
+        self.flush()
     }
 }

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::Arc;
 
-use gstflashvsr::backend::cuda::batch::{LEAST, MOST, REMEMBERED};
+use gstflashvsr::backend::cuda::batch::{CACHED_BATCHES, MAX_BATCH, MIN_GRAPH};
 use gstflashvsr::backend::cuda::driver::{Address, Driver, Kernel, Memory, Queue};
 use gstflashvsr::backend::cuda::nvidia::{Nvidia, NvidiaQueue};
 use gstflashvsr::backend::cuda::{CudaBackend, Precision};
@@ -56,10 +56,10 @@ fn since(before: [i32; 4]) -> [i32; 4] {
 
 /// Bytes that the stand-in's kernel writes.
 const OUT: usize = 48;
-const N: i32 = LEAST as i32;
+const N: i32 = MIN_GRAPH as i32;
 
 /// Values of which only the first is another in each round.
-fn values_of(round: u64) -> [u64; LEAST] {
+fn values_of(round: u64) -> [u64; MIN_GRAPH] {
     std::array::from_fn(|i| if i == 0 { round } else { 5 })
 }
 
@@ -72,7 +72,7 @@ struct Bench {
 
 impl Bench {
     fn new(driver: Nvidia) -> Self {
-        let (queue, outs) = (driver.queue().unwrap(), driver.allocate(LEAST * OUT).unwrap());
+        let (queue, outs) = (driver.queue().unwrap(), driver.allocate(MIN_GRAPH * OUT).unwrap());
         Self { driver, queue, outs }
     }
 
@@ -87,7 +87,7 @@ impl Bench {
 
     /// Grid and value that the last kernel with each place had.
     fn seen(&self) -> gstflashvsr::Result<Vec<(u64, u64)>> {
-        let mut bytes = vec![0; LEAST * OUT];
+        let mut bytes = vec![0; MIN_GRAPH * OUT];
         self.queue.download(&mut bytes, self.outs)?;
         let word = |out: &[u8], i: usize| u64::from_ne_bytes(out[8 * i..8 * i + 8].try_into().unwrap());
         Ok(bytes.chunks(OUT).map(|out| (word(out, 0), word(out, 5))).collect())
@@ -95,7 +95,7 @@ impl Bench {
 
     /// Launches a kernel for each place, whose grid is the place's number, and checks what they saw.
     fn round(&self, values: &[u64]) -> gstflashvsr::Result<()> {
-        self.queue.fill(self.outs, 0xff, LEAST * OUT)?;
+        self.queue.fill(self.outs, 0xff, MIN_GRAPH * OUT)?;
         for (place, value) in values.iter().enumerate() {
             self.launch(place, place as u32 + 1, *value)?;
         }
@@ -107,7 +107,7 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        self.driver.free(self.outs, LEAST * OUT);
+        self.driver.free(self.outs, MIN_GRAPH * OUT);
     }
 }
 
@@ -115,7 +115,7 @@ impl Drop for Bench {
 fn a_shape_that_comes_again_is_one_call() {
     with_fake("graphs::a_shape_that_comes_again_is_one_call", &[], || {
         let bench = Bench::open();
-        let mut values: Vec<u64> = (100..).take(LEAST).collect();
+        let mut values: Vec<u64> = (100..).take(MIN_GRAPH).collect();
         for expected in [[N, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]] {
             let before = counts();
             bench.round(&values).unwrap();
@@ -138,11 +138,11 @@ fn another_kernel_or_grid_is_another_shape() {
         let of = |name, shared, grid| {
             let before = counts();
             let kernel = Kernel { name, shared, ..KERNEL };
-            for place in 0..LEAST {
+            for place in 0..MIN_GRAPH {
                 let out = bench.outs + (place * OUT) as Address;
                 bench.queue.launch(&kernel, [grid, 1, 1], &Seen { value: 5, out }).unwrap();
             }
-            assert_eq!(bench.seen().unwrap(), [(u64::from(grid), 5); LEAST]);
+            assert_eq!(bench.seen().unwrap(), [(u64::from(grid), 5); MIN_GRAPH]);
             since(before)
         };
         for expected in [[N, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]] {
@@ -160,17 +160,17 @@ fn copies_stay_between_launches() {
         let bench = Bench::open();
         for round in 0..4 {
             // Each is overwritten by what comes behind it: by a fill, an upload, and a launch.
-            for place in 0..LEAST {
+            for place in 0..MIN_GRAPH {
                 bench.launch(place, 7, round).unwrap();
             }
             bench.queue.fill(bench.outs, 0, OUT).unwrap();
-            for place in (1..LEAST).chain([1]) {
+            for place in (1..MIN_GRAPH).chain([1]) {
                 bench.launch(place, 8, round).unwrap();
             }
             let aside = bench.queue.start_download(bench.outs + 3 * OUT as Address, OUT).unwrap();
             bench.queue.upload(bench.outs + OUT as Address, &[1; OUT]).unwrap();
             bench.launch(2, 9, round).unwrap();
-            let mut expected = vec![(8, round); LEAST];
+            let mut expected = vec![(8, round); MIN_GRAPH];
             let ones = u64::from_ne_bytes([1; 8]);
             expected[..3].copy_from_slice(&[(0, 0), (ones, ones), (9, round)]);
             assert_eq!(bench.seen().unwrap(), expected, "round {round}");
@@ -186,12 +186,12 @@ fn launches_are_kept_back_until_there_are_many() {
         let bench = Bench::open();
         for round in 0..3 {
             let before = counts();
-            for number in 1..MOST {
-                bench.launch(number % LEAST, 1, number as u64).unwrap();
+            for number in 1..MAX_BATCH {
+                bench.launch(number % MIN_GRAPH, 1, number as u64).unwrap();
             }
             assert_eq!(since(before), [0; 4]);
             bench.launch(0, 1, round).unwrap();
-            assert_eq!(since(before), [[MOST as i32, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1]][round as usize]);
+            assert_eq!(since(before), [[MAX_BATCH as i32, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1]][round as usize]);
             bench.queue.wait().unwrap();
             assert_eq!(bench.seen().unwrap()[0], (1, round));
         }
@@ -215,7 +215,7 @@ fn without_graphs_each_launch_is_made_at_once() {
         bench.launch(0, 1, 1).unwrap();
         assert_eq!(since(before), [1, 0, 0, 0]);
         for round in 0..3 {
-            bench.round(&[round; LEAST]).unwrap();
+            bench.round(&[round; MIN_GRAPH]).unwrap();
         }
         assert_eq!(since(before), [3 * N + 1, 0, 0, 0]);
         assert_eq!(bench.driver.notice(), None);
@@ -239,8 +239,8 @@ fn check_refusal(call: &str) {
         let before = counts();
         bench.launch(0, 1, 1).unwrap();
         assert_eq!(since(before), [1, 0, 0, 0]);
-        bench.round(&[5; LEAST]).unwrap();
-        bench.round(&[5; LEAST]).unwrap();
+        bench.round(&[5; MIN_GRAPH]).unwrap();
+        bench.round(&[5; MIN_GRAPH]).unwrap();
     }
     assert_eq!(calls(call), asked);
     assert_eq!(bench.driver.notice(), None);
@@ -270,7 +270,7 @@ fn check_failure(lost: bool) {
     let bench = Bench::open();
     let error = (0..3).find_map(|round| bench.round(&values_of(round)).err()).expect("it fails").to_string();
     assert!(error.contains("cuGraph"), "{error}");
-    let after = bench.round(&[7; LEAST]);
+    let after = bench.round(&[7; MIN_GRAPH]);
     assert_eq!(after.is_err(), lost, "{after:?}");
     assert_eq!(bench.driver.notice(), None, "it is no refusal");
 }
@@ -298,9 +298,9 @@ fn a_graph_that_cannot_be_launched_is_an_error() {
     // It may have begun: to launch its kernels again would be wrong.
     with_fake("graphs::a_graph_that_cannot_be_launched_is_an_error", &[("FAKE_FAIL", "cuGraphLaunch=1")], || {
         let bench = Bench::open();
-        bench.round(&[1; LEAST]).unwrap();
+        bench.round(&[1; MIN_GRAPH]).unwrap();
         let before = counts();
-        let error = bench.round(&[1; LEAST]).unwrap_err().to_string();
+        let error = bench.round(&[1; MIN_GRAPH]).unwrap_err().to_string();
         assert!(error.contains("cuGraphLaunch"), "{error}");
         assert_eq!(since(before), [0, 1, 0, 1]);
         bench.queue.wait().unwrap();
@@ -314,7 +314,7 @@ fn memory_is_freed_behind_the_launches_that_use_it() {
         let bench = Bench::open();
         for round in 0..4 {
             let out = bench.driver.allocate(OUT).unwrap();
-            for _ in 0..LEAST {
+            for _ in 0..MIN_GRAPH {
                 bench.queue.launch(&KERNEL, [1; 3], &Seen { value: round, out }).unwrap();
             }
             // Where a kernel writes into what was freed, the stand-in is lost.
@@ -365,17 +365,17 @@ fn nothing_is_left_behind() {
     with_fake("graphs::nothing_is_left_behind", &[], || {
         let bench = Bench::open();
         // More shapes than are remembered.
-        for grid in 1..2 * REMEMBERED as u32 {
-            for place in (0..3 * LEAST).map(|i| i % LEAST) {
+        for grid in 1..2 * CACHED_BATCHES as u32 {
+            for place in (0..3 * MIN_GRAPH).map(|i| i % MIN_GRAPH) {
                 bench.launch(place, grid, 3).unwrap();
-                if place + 1 == LEAST {
+                if place + 1 == MIN_GRAPH {
                     bench.queue.fill(bench.outs, 0, 1).unwrap();
                 }
             }
         }
         bench.seen().unwrap();
         // Of each, the graph and what it was made of; and some memory, streams and events.
-        let others = live() - 2 * REMEMBERED as i32;
+        let others = live() - 2 * CACHED_BATCHES as i32;
         assert!((0..20).contains(&others), "{others}");
         bench.launch(0, 1, 1).unwrap();
         drop(bench);

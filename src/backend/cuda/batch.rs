@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Launches that are kept back for a moment and handed over in one go. The work of a stream repeats itself: a batch whose shape
-//! (the sequence of kernels and grids) comes again becomes a graph, which the driver takes in one call, and of which only those
-//! launches have to be set whose arguments are not what they were.
+//! Batches of launches. A stream repeats its work, so a batch whose shape (the sequence of kernels and grids) comes again becomes a
+//! graph, which the driver launches in one call, and of which only those nodes are updated whose arguments have changed.
 //!
-//! This is bookkeeping and knows no driver: a [`Taker`] is one, or counts.
+//! This is bookkeeping and knows no driver: a [`LaunchSink`] is one, or counts.
 
 use std::any::TypeId;
 use std::mem::MaybeUninit;
@@ -13,34 +12,34 @@ use std::ptr;
 use super::driver::{Args, Kernel};
 use crate::error::Result;
 
-/// Launches that are kept back at most. The device begins with the first batch while the next one gathers: so it starts late by
-/// the time that this many launches take to be written down, well below a millisecond, and not by that of a whole window.
-pub const MOST: usize = 128;
+/// Launches of a batch at most. The device works on one batch while the next one is gathered, so it starts late by the time that
+/// gathering this many launches takes, well below a millisecond, and not by that of a whole window.
+pub const MAX_BATCH: usize = 128;
 
-/// Launches below which a batch is no graph. To set and to launch one takes some calls to the driver, and a few launches are no
-/// more than that: what a frame takes to come in or to leave.
-pub const LEAST: usize = 16;
+/// Launches below which a batch is launched one by one: updating and launching a graph takes some calls to the driver as well.
+/// The launches that bring a frame in or out are fewer.
+pub const MIN_GRAPH: usize = 16;
 
-/// Graphs of one shape. What is held from window to window, pictures for one, changes its places, and nearly all others with it,
-/// but the places come again: a graph for each of those states has little to be set. There are two of them at 1408x768 and eight
-/// at 3840x2160 (`benches/gpu --dry` counts what is set).
-pub const STATES: usize = 8;
+/// Graphs of one shape. Buffers that live across windows, such as pictures, rotate through a few addresses, and so do the arguments
+/// that refer to them. Keeping one instantiated graph for each rotation leaves few nodes to update. There are two rotations at
+/// 1408x768 and eight at 3840x2160 (`benches/gpu --dry` counts the updates).
+pub const GRAPHS_PER_SHAPE: usize = 8;
 
-/// A graph is as good as the batch's own if no more than one in so many launches has to be set: keys and values, which are
-/// elsewhere in each window, are in one in five.
-const NEAR: usize = 3;
+/// A cached graph is reused if at most one in so many of its nodes needs new arguments. Keys and values move in each window: that is
+/// one node in five.
+const MAX_CHANGED_RATIO: usize = 3;
 
-/// Batches that are remembered: some times those of a steady window, so that a first or a last window, whose shapes come once,
-/// does not drive them out.
-pub const REMEMBERED: usize = 128;
+/// Batches in the cache: several times those of a steady window, so that a first or a last window, whose shapes come once, does not
+/// evict them.
+pub const CACHED_BATCHES: usize = 128;
 
-/// Of such words the memory for arguments is made. Those between the fields of a struct are not initialised.
+/// A word of the memory for arguments. Padding between the fields of a struct is not initialised.
 type Word = MaybeUninit<u64>;
 
-/// A launch that is kept back.
+/// A launch of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<F> {
-    /// What the taker knows the kernel by.
+    /// The kernel as the sink knows it.
     pub function: F,
     /// The kernel.
     pub kernel: Kernel,
@@ -48,10 +47,10 @@ pub struct Launch<F> {
     pub grid: [u32; 3],
     /// The type of the arguments.
     args: TypeId,
-    /// Where they begin, and how long they are.
+    /// Their first word in the batch's memory, and their length.
     start: usize,
     words: usize,
-    /// How two of them compare.
+    /// Compares two of them.
     same: fn(&[Word], &[Word]) -> bool,
 }
 
@@ -71,12 +70,12 @@ impl<F: PartialEq> Launch<F> {
 pub struct Arguments<'a>(&'a [Word]);
 
 impl Arguments<'_> {
-    /// Where they are.
+    /// Their address.
     pub fn as_ptr(&self) -> *const u8 {
         self.0.as_ptr().cast()
     }
 
-    /// A copy, for who keeps them.
+    /// A copy of them.
     pub fn to_words(&self) -> Vec<MaybeUninit<u64>> {
         self.0.to_vec()
     }
@@ -133,7 +132,7 @@ impl<F: Copy + PartialEq> Batch<F> {
         &self.args[launch.start..launch.start + launch.words]
     }
 
-    /// Forgets the launches, but keeps the memory.
+    /// Removes the launches, but keeps the memory.
     fn clear(&mut self) {
         self.launches.clear();
         self.args.clear();
@@ -152,20 +151,20 @@ impl<F: Copy + PartialEq> Batch<F> {
     }
 }
 
-/// Who takes launches.
-pub trait Taker {
-    /// What it knows a kernel by.
+/// What launches go to.
+pub trait LaunchSink {
+    /// A kernel as it knows it.
     type Function: Copy + PartialEq;
-    /// Launches that it takes in one go.
+    /// An instantiated graph.
     type Graph;
 
-    /// Takes one launch.
+    /// Launches one kernel.
     fn launch(&self, launch: &Launch<Self::Function>, args: Arguments<'_>) -> Result<()>;
 
-    /// Makes a graph, in which each launch waits for the one before; `None` if it has no graphs.
+    /// Instantiates a graph in which each node waits for the one before; `None` if it has no graphs.
     fn build(&self, batch: &Batch<Self::Function>) -> Result<Option<Self::Graph>>;
 
-    /// Sets launch number `number` of a graph anew; false if it does not do that.
+    /// Updates node `number` of a graph; false if it does not do that.
     fn set(
         &self,
         graph: &mut Self::Graph,
@@ -174,18 +173,18 @@ pub trait Taker {
         args: Arguments<'_>,
     ) -> Result<bool>;
 
-    /// Takes all launches of a graph.
+    /// Launches a graph.
     fn run(&self, graph: &Self::Graph) -> Result<()>;
 }
 
-/// A batch that has come, and the graph if its shape has come before.
-struct Known<T: Taker> {
+/// A batch that has been flushed, and its graph if the shape has come twice.
+struct CachedBatch<T: LaunchSink> {
     batch: Batch<T::Function>,
     graph: Option<T::Graph>,
 }
 
-impl<T: Taker> Known<T> {
-    /// Makes both those of `batch`, which is like the one before where there is a graph; false if `to` has no graphs.
+impl<T: LaunchSink> CachedBatch<T> {
+    /// Brings batch and graph to the arguments of `batch`, which has the same shape if there is a graph; false if `to` has no graphs.
     fn prepare(&mut self, batch: &Batch<T::Function>, to: &T) -> Result<bool> {
         match &mut self.graph {
             None => self.graph = to.build(batch)?,
@@ -203,25 +202,25 @@ impl<T: Taker> Known<T> {
     }
 }
 
-/// What is kept back, and the graphs.
-pub struct Keeper<T: Taker> {
+/// Gathers launches into batches and caches their graphs.
+pub struct LaunchBatcher<T: LaunchSink> {
     batch: Batch<T::Function>,
-    /// The latest is the last.
-    known: Vec<Known<T>>,
-    /// Whether anything is kept back at all.
-    keeps: bool,
+    /// The most recently used one is the last.
+    cached: Vec<CachedBatch<T>>,
+    /// Whether launches are gathered at all.
+    batching: bool,
 }
 
-impl<T: Taker> Keeper<T> {
-    /// One that keeps launches back, or one that hands over each at once.
-    pub fn new(keeps: bool) -> Self {
-        Self { batch: Batch::default(), known: Vec::new(), keeps }
+impl<T: LaunchSink> LaunchBatcher<T> {
+    /// A batcher that gathers launches, or one that flushes each at once.
+    pub fn new(batching: bool) -> Self {
+        Self { batch: Batch::default(), cached: Vec::new(), batching }
     }
 
-    /// Keeps a launch back, and hands over what is kept if that is much.
+    /// Adds a launch, and flushes a batch that is full.
     ///
     /// # Errors
-    /// What `to` says of it, and of what was kept before.
+    /// What `to` says of this launch and of those before it.
     pub fn launch<A: Args>(
         &mut self,
         to: &T,
@@ -231,67 +230,68 @@ impl<T: Taker> Keeper<T> {
         args: &A,
     ) -> Result<()> {
         self.batch.push(function, kernel, grid, args);
-        if self.keeps && self.batch.len() < MOST { Ok(()) } else { self.hand_over(to) }
+        if self.batching && self.batch.len() < MAX_BATCH { Ok(()) } else { self.flush(to) }
     }
 
-    /// Hands over what is kept. After an error, the rest of it is lost.
+    /// Launches the batch. After an error, the rest of it is lost.
     ///
     /// # Errors
     /// What `to` says.
-    pub fn hand_over(&mut self, to: &T) -> Result<()> {
-        let outcome = self.give(to);
+    pub fn flush(&mut self, to: &T) -> Result<()> {
+        let outcome = self.submit(to);
         self.batch.clear();
         outcome
     }
 
-    fn give(&mut self, to: &T) -> Result<()> {
-        if self.keeps && self.batch.len() >= LEAST && self.find_graph(to)? {
-            let graph = self.known.last().and_then(|known| known.graph.as_ref());
+    fn submit(&mut self, to: &T) -> Result<()> {
+        if self.batching && self.batch.len() >= MIN_GRAPH && self.find_graph(to)? {
+            let graph = self.cached.last().and_then(|known| known.graph.as_ref());
             return graph.map_or(Ok(()), |graph| to.run(graph));
         }
         self.batch.iter().try_for_each(|(launch, args)| to.launch(launch, args))
     }
 
-    /// Whether the last of the known is now the batch with a graph.
+    /// Finds, updates or builds a graph for the batch and makes it the last one in the cache; false if the batch is to be launched
+    /// kernel by kernel.
     fn find_graph(&mut self, to: &T) -> Result<bool> {
-        let is_like = |known: &Known<T>| known.batch.is_like(&self.batch);
-        let alike: Vec<usize> = (0..self.known.len()).filter(|i| is_like(&self.known[*i])).collect();
+        let is_like = |known: &CachedBatch<T>| known.batch.is_like(&self.batch);
+        let alike: Vec<usize> = (0..self.cached.len()).filter(|i| is_like(&self.cached[*i])).collect();
         let Some(&oldest) = alike.first() else {
-            self.remember(Known { batch: self.batch.clone(), graph: None });
+            self.remember(CachedBatch { batch: self.batch.clone(), graph: None });
             return Ok(false);
         };
-        let near = self.batch.len() / NEAR;
-        let changes = |i: &usize| self.known[*i].batch.changes(&self.batch).take(near + 1).count();
+        let near = self.batch.len() / MAX_CHANGED_RATIO;
+        let changes = |i: &usize| self.cached[*i].batch.changes(&self.batch).take(near + 1).count();
         let closest = alike.iter().map(|i| (changes(i), *i)).min();
-        // On an error what was found is gone, as its graph may have arguments of both.
+        // Taken out of the cache: after an error its graph may have arguments of both batches.
         let mut known = match closest {
-            Some((changes, found)) if changes <= near => self.known.remove(found),
-            _ if alike.len() < STATES && self.known[oldest].graph.is_some() => {
-                Known { batch: Batch::default(), graph: None }
+            Some((changes, found)) if changes <= near => self.cached.remove(found),
+            _ if alike.len() < GRAPHS_PER_SHAPE && self.cached[oldest].graph.is_some() => {
+                CachedBatch { batch: Batch::default(), graph: None }
             }
-            _ => self.known.remove(oldest),
+            _ => self.cached.remove(oldest),
         };
         if known.prepare(&self.batch, to)? {
             self.remember(known);
             return Ok(true);
         }
-        self.known.clear();
-        self.keeps = false;
+        self.cached.clear();
+        self.batching = false;
         Ok(false)
     }
 
-    /// Makes it the latest of the known, and forgets what has not been needed for the longest time if there are too many.
-    fn remember(&mut self, known: Known<T>) {
-        if self.known.len() == REMEMBERED {
-            self.known.remove(0);
+    /// Puts a batch into the cache, as the most recently used one, and evicts the least recently used one if there are too many.
+    fn remember(&mut self, known: CachedBatch<T>) {
+        if self.cached.len() == CACHED_BATCHES {
+            self.cached.remove(0);
         }
-        self.known.push(known);
+        self.cached.push(known);
     }
 
-    /// Drops what is kept, and all graphs.
+    /// Drops the batch and all graphs.
     pub fn discard(&mut self) {
         self.batch.clear();
-        self.known.clear();
+        self.cached.clear();
     }
 }
 

@@ -49,7 +49,7 @@ impl Recorder {
     }
 }
 
-impl Taker for Recorder {
+impl LaunchSink for Recorder {
     type Function = u32;
     type Graph = Vec<Ran>;
 
@@ -77,15 +77,15 @@ impl Taker for Recorder {
 }
 
 /// Keeps launches with these values, one function each, and hands them over.
-fn hand_over(keeper: &mut Keeper<Recorder>, to: &Recorder, grid: u32, values: &[u64]) -> Result<()> {
+fn flush(batcher: &mut LaunchBatcher<Recorder>, to: &Recorder, grid: u32, values: &[u64]) -> Result<()> {
     for (function, &value) in (0..).zip(values) {
-        keeper.launch(to, function, &KERNEL, [grid, 1, 1], &Value { small: 3, value })?;
+        batcher.launch(to, function, &KERNEL, [grid, 1, 1], &Value { small: 3, value })?;
     }
-    keeper.hand_over(to)
+    batcher.flush(to)
 }
 
 /// Values of which only the first is another in each round.
-fn values_of(round: u64) -> [u64; LEAST] {
+fn values_of(round: u64) -> [u64; MIN_GRAPH] {
     std::array::from_fn(|i| if i == 0 { round } else { 5 })
 }
 
@@ -96,76 +96,76 @@ fn expected(values: &[u64]) -> Vec<Ran> {
 
 #[test]
 fn a_shape_that_comes_again_is_a_graph_of_which_changes_alone_are_set() {
-    let (mut keeper, recorder) = (Keeper::new(true), Recorder::default());
-    let mut values: Vec<u64> = (100..).take(LEAST).collect();
-    for counts in [[LEAST, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]] {
-        hand_over(&mut keeper, &recorder, 1, &values).unwrap();
+    let (mut batcher, recorder) = (LaunchBatcher::new(true), Recorder::default());
+    let mut values: Vec<u64> = (100..).take(MIN_GRAPH).collect();
+    for counts in [[MIN_GRAPH, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 1]] {
+        flush(&mut batcher, &recorder, 1, &values).unwrap();
         assert_eq!(recorder.take(), (expected(&values), counts));
     }
-    (values[3], values[LEAST - 1]) = (7, 8);
-    hand_over(&mut keeper, &recorder, 1, &values).unwrap();
+    (values[3], values[MIN_GRAPH - 1]) = (7, 8);
+    flush(&mut batcher, &recorder, 1, &values).unwrap();
     assert_eq!(recorder.take(), (expected(&values), [0, 0, 2, 1]));
-    hand_over(&mut keeper, &recorder, 1, &values).unwrap();
+    flush(&mut batcher, &recorder, 1, &values).unwrap();
     assert_eq!(recorder.take(), (expected(&values), [0, 0, 0, 1]));
     // Another grid is another shape.
-    hand_over(&mut keeper, &recorder, 2, &values).unwrap();
-    assert_eq!(recorder.take(), (expected(&values), [LEAST, 0, 0, 0]));
+    flush(&mut batcher, &recorder, 2, &values).unwrap();
+    assert_eq!(recorder.take(), (expected(&values), [MIN_GRAPH, 0, 0, 0]));
 }
 
 #[test]
 fn states_that_come_in_turn_have_a_graph_each() {
-    let (mut keeper, recorder) = (Keeper::new(true), Recorder::default());
+    let (mut batcher, recorder) = (LaunchBatcher::new(true), Recorder::default());
     let mut sets = Vec::new();
     for round in 0..12 {
         // Two thirds change to and fro, one launch always.
-        let mut values: Vec<u64> = (0..LEAST as u64).map(|i| if i % 3 == 0 { i } else { round % 2 }).collect();
+        let mut values: Vec<u64> = (0..MIN_GRAPH as u64).map(|i| if i % 3 == 0 { i } else { round % 2 }).collect();
         values[0] = 100 + round;
-        hand_over(&mut keeper, &recorder, 1, &values).unwrap();
+        flush(&mut batcher, &recorder, 1, &values).unwrap();
         let (ran, counts) = recorder.take();
         assert_eq!(ran, expected(&values), "round {round}");
         sets.push(counts);
     }
-    assert_eq!(sets[..3], [[LEAST, 0, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]);
+    assert_eq!(sets[..3], [[MIN_GRAPH, 0, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]);
     assert!(sets[3..].iter().all(|counts| *counts == [0, 0, 1, 1]), "{sets:?}");
     // States without end have no graphs without end.
     for round in 0..20 {
-        hand_over(&mut keeper, &recorder, 1, &[1000 + round; LEAST]).unwrap();
-        assert_eq!(recorder.take().0, expected(&[1000 + round; LEAST]));
+        flush(&mut batcher, &recorder, 1, &[1000 + round; MIN_GRAPH]).unwrap();
+        assert_eq!(recorder.take().0, expected(&[1000 + round; MIN_GRAPH]));
     }
-    assert_eq!(keeper.known.len(), STATES);
+    assert_eq!(batcher.cached.len(), GRAPHS_PER_SHAPE);
 }
 
 #[test]
 fn few_launches_are_no_graph_and_many_are_several_batches() {
-    let (mut keeper, recorder) = (Keeper::new(true), Recorder::default());
+    let (mut batcher, recorder) = (LaunchBatcher::new(true), Recorder::default());
     for _ in 0..3 {
-        hand_over(&mut keeper, &recorder, 1, &[5; LEAST - 1]).unwrap();
-        assert_eq!(recorder.take(), (expected(&[5; LEAST - 1]), [LEAST - 1, 0, 0, 0]));
+        flush(&mut batcher, &recorder, 1, &[5; MIN_GRAPH - 1]).unwrap();
+        assert_eq!(recorder.take(), (expected(&[5; MIN_GRAPH - 1]), [MIN_GRAPH - 1, 0, 0, 0]));
     }
-    for counts in [[MOST + LEAST, 0, 0, 0], [0, 2, 0, 2]] {
-        hand_over(&mut keeper, &recorder, 1, &[5; MOST + LEAST]).unwrap();
-        assert_eq!(recorder.take(), (expected(&[5; MOST + LEAST]), counts));
+    for counts in [[MAX_BATCH + MIN_GRAPH, 0, 0, 0], [0, 2, 0, 2]] {
+        flush(&mut batcher, &recorder, 1, &[5; MAX_BATCH + MIN_GRAPH]).unwrap();
+        assert_eq!(recorder.take(), (expected(&[5; MAX_BATCH + MIN_GRAPH]), counts));
     }
 }
 
 #[test]
 fn nothing_is_kept_by_one_that_does_not() {
-    let (mut keeper, recorder) = (Keeper::new(false), Recorder::default());
-    keeper.launch(&recorder, 0, &KERNEL, [1; 3], &Value { small: 0, value: 4 }).unwrap();
+    let (mut batcher, recorder) = (LaunchBatcher::new(false), Recorder::default());
+    batcher.launch(&recorder, 0, &KERNEL, [1; 3], &Value { small: 0, value: 4 }).unwrap();
     assert_eq!(recorder.take(), (vec![(0, 4)], [1, 0, 0, 0]));
 }
 
 #[test]
 fn without_graphs_all_is_launched_once_and_from_then_on_at_once() {
     for which in 0..2 {
-        let (mut keeper, recorder) = (Keeper::new(true), Recorder::default());
+        let (mut batcher, recorder) = (LaunchBatcher::new(true), Recorder::default());
         recorder.refuses[which].set(true);
         for round in 0..4 {
             let values = values_of(round);
-            hand_over(&mut keeper, &recorder, 1, &values).unwrap();
+            flush(&mut batcher, &recorder, 1, &values).unwrap();
             assert_eq!(recorder.take().0, expected(&values), "round {round}");
         }
-        assert!(keeper.known.is_empty() && !keeper.keeps);
+        assert!(batcher.cached.is_empty() && !batcher.batching);
     }
 }
 
@@ -173,19 +173,19 @@ fn without_graphs_all_is_launched_once_and_from_then_on_at_once() {
 fn an_error_is_told_and_what_was_kept_is_gone() {
     // A launch, a graph that is made, one that is set, and one that is run.
     for (rounds, value, which) in [(0, 9, 0), (1, 9, 1), (2, 9, 2), (2, 1, 3)] {
-        let (mut keeper, recorder) = (Keeper::new(true), Recorder::default());
+        let (mut batcher, recorder) = (LaunchBatcher::new(true), Recorder::default());
         for round in 0..rounds {
-            hand_over(&mut keeper, &recorder, 1, &values_of(round)).unwrap();
+            flush(&mut batcher, &recorder, 1, &values_of(round)).unwrap();
         }
         recorder.take();
         recorder.fails.set(true);
-        hand_over(&mut keeper, &recorder, 1, &values_of(value)).unwrap_err();
+        flush(&mut batcher, &recorder, 1, &values_of(value)).unwrap_err();
         recorder.fails.set(false);
         assert_eq!(recorder.take().1, std::array::from_fn(|i| usize::from(i == which)));
-        keeper.hand_over(&recorder).unwrap();
+        batcher.flush(&recorder).unwrap();
         assert_eq!(recorder.take().0, []);
         for round in 10..13 {
-            hand_over(&mut keeper, &recorder, 1, &values_of(round)).unwrap();
+            flush(&mut batcher, &recorder, 1, &values_of(round)).unwrap();
             assert_eq!(recorder.take().0, expected(&values_of(round)));
         }
     }
@@ -193,20 +193,20 @@ fn an_error_is_told_and_what_was_kept_is_gone() {
 
 #[test]
 fn the_shape_that_was_not_needed_for_the_longest_time_goes() {
-    let (mut keeper, recorder) = (Keeper::new(true), Recorder::default());
+    let (mut batcher, recorder) = (LaunchBatcher::new(true), Recorder::default());
     let mut built = |grid| {
-        hand_over(&mut keeper, &recorder, grid, &[0; LEAST]).unwrap();
+        flush(&mut batcher, &recorder, grid, &[0; MIN_GRAPH]).unwrap();
         recorder.take().1[1..] == [1, 0, 1]
     };
     for _ in 0..2 {
         built(1);
     }
-    for grid in 2..=REMEMBERED as u32 {
+    for grid in 2..=CACHED_BATCHES as u32 {
         assert!(!built(grid));
     }
     // Shape 1 is needed once more, so shape 2 makes room.
     assert!(!built(1) && !built(1000));
     assert!(built(3), "it was still known");
     assert!(!built(2) && built(2), "it was forgotten");
-    assert_eq!(keeper.known.len(), REMEMBERED);
+    assert_eq!(batcher.cached.len(), CACHED_BATCHES);
 }

@@ -140,7 +140,7 @@ impl Device {
         self.check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.context) })
     }
 
-    /// Whether launches can be made graphs, for all that is known.
+    /// Whether graphs of launches can be made, as far as is known.
     pub(super) fn has_graphs(&self) -> bool {
         self.no_graphs.get().is_none()
     }

@@ -12,7 +12,7 @@ use cudarc::driver::sys::{
 };
 
 use super::device::Device;
-use crate::backend::cuda::batch::{Arguments, Batch, Launch, Taker};
+use crate::backend::cuda::batch::{Arguments, Batch, Launch, LaunchSink};
 use crate::error::Result;
 
 /// What a driver says that has no graphs like ours, or no memory for one. Nothing is broken then, and the launches can be made
@@ -124,7 +124,7 @@ impl Drop for Stream {
     }
 }
 
-impl Taker for Stream {
+impl LaunchSink for Stream {
     type Function = CUfunction;
     type Graph = Graph;
 

@@ -8,7 +8,7 @@ use cudarc::driver::sys::CUfunction;
 use parking_lot::Mutex;
 
 use super::graph::Stream;
-use crate::backend::cuda::batch::Keeper;
+use crate::backend::cuda::batch::LaunchBatcher;
 use crate::backend::cuda::driver::{Args, Kernel};
 use crate::error::{Error, Result};
 
@@ -19,7 +19,7 @@ pub(super) struct Launches {
 }
 
 struct State {
-    keeper: Keeper<Stream>,
+    batcher: LaunchBatcher<Stream>,
     /// An error that came when nobody could be told.
     failure: Option<Error>,
 }
@@ -29,8 +29,8 @@ unsafe impl Send for State {}
 
 impl Launches {
     /// Launches on `stream`, kept back or not.
-    pub(super) fn new(stream: Stream, keeps: bool) -> Self {
-        let state = State { keeper: Keeper::new(keeps), failure: None };
+    pub(super) fn new(stream: Stream, batching: bool) -> Self {
+        let state = State { batcher: LaunchBatcher::new(batching), failure: None };
         Self { stream, state: Mutex::new(state) }
     }
 
@@ -43,28 +43,28 @@ impl Launches {
     pub(super) fn add<A: Args>(&self, function: CUfunction, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()> {
         let mut state = self.state.lock();
         state.failure.take().map_or(Ok(()), Err)?;
-        state.keeper.launch(&self.stream, function, kernel, grid, args)
+        state.batcher.launch(&self.stream, function, kernel, grid, args)
     }
 
     /// Gives them to the device; what is then put on the stream comes behind them.
-    pub(super) fn hand_over(&self) -> Result<&Stream> {
+    pub(super) fn flush(&self) -> Result<&Stream> {
         let mut state = self.state.lock();
         state.failure.take().map_or(Ok(()), Err)?;
-        state.keeper.hand_over(&self.stream)?;
+        state.batcher.flush(&self.stream)?;
         Ok(&self.stream)
     }
 
-    /// As [`Self::hand_over`], but whoever asks the queue for something next is told of an error.
+    /// As [`Self::flush`], but whoever asks the queue for something next is told of an error.
     fn hand_over_silently(&self) {
         let mut state = self.state.lock();
-        if let Err(error) = state.keeper.hand_over(&self.stream) {
+        if let Err(error) = state.batcher.flush(&self.stream) {
             state.failure.get_or_insert(error);
         }
     }
 
     /// Drops what is kept back, which nobody waits for, and the graphs.
     pub(super) fn discard(&self) {
-        self.state.lock().keeper.discard();
+        self.state.lock().batcher.discard();
     }
 }
 
@@ -80,7 +80,7 @@ impl AllLaunches {
     }
 
     /// Gives all of them to the device, which knows then what memory is in use.
-    pub(super) fn hand_over(&self) {
+    pub(super) fn flush(&self) {
         let all: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
         all.iter().for_each(|launches| launches.hand_over_silently());
     }

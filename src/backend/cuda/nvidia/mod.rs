@@ -103,7 +103,7 @@ impl Memory for Nvidia {
     fn free(&self, address: Address, _bytes: usize) {
         // After a fault of the device there is nothing to be had back.
         if self.device.bind().is_ok() {
-            self.launches.hand_over();
+            self.launches.flush();
             // SAFETY: `allocate` gave it; the driver waits for work that uses it, none of which is kept back.
             unsafe { sys::cuMemFree_v2(address) };
         }
@@ -147,7 +147,7 @@ impl Driver for Nvidia {
     }
 
     fn queue(&self) -> Result<NvidiaQueue> {
-        let keeps = self.graphs && self.device.has_graphs();
-        NvidiaQueue::new(self.device.clone(), keeps, &self.launches, self.library.clone())
+        let batching = self.graphs && self.device.has_graphs();
+        NvidiaQueue::new(self.device.clone(), batching, &self.launches, self.library.clone())
     }
 }

@@ -67,15 +67,15 @@ pub struct NvidiaQueue {
 }
 
 impl NvidiaQueue {
-    /// A queue that keeps launches back or not; `all` can make it hand them over.
+    /// A queue that batches launches or not; `all` can make it flush them.
     pub(super) fn new(
         device: Arc<Device>,
-        keeps: bool,
+        batching: bool,
         all: &AllLaunches,
         library: Option<Arc<Library>>,
     ) -> Result<Self> {
         device.bind()?;
-        let launches = Arc::new(Launches::new(Stream::new(&device)?, keeps));
+        let launches = Arc::new(Launches::new(Stream::new(&device)?, batching));
         let leaving = Stream::new(&device)?;
         all.add(&launches);
         let (upload, download, spare) = (Mutex::default(), Mutex::default(), Spare::default());
@@ -144,7 +144,7 @@ impl Queue for NvidiaQueue {
 
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
         self.device.bind()?;
-        let stream = self.launches.hand_over()?.handle();
+        let stream = self.launches.flush()?.handle();
         let mut upload = self.upload.lock();
         let upload = match &mut *upload {
             Some(upload) => upload,
@@ -158,7 +158,7 @@ impl Queue for NvidiaQueue {
 
     fn download(&self, to: &mut [u8], from: Address) -> Result<()> {
         self.device.bind()?;
-        let stream = self.launches.hand_over()?.handle();
+        let stream = self.launches.flush()?.handle();
         let mut memory = self.download.lock();
         let memory = match &mut *memory {
             Some(memory) => memory,
@@ -169,7 +169,7 @@ impl Queue for NvidiaQueue {
 
     fn start_download(&self, from: Address, bytes: usize) -> Result<Download> {
         self.device.bind()?;
-        let stream = self.launches.hand_over()?.handle();
+        let stream = self.launches.flush()?.handle();
         let spare = {
             let mut spare = self.spare.lock();
             spare.iter().position(|memory| memory.len() >= bytes).map(|i| spare.swap_remove(i))
@@ -186,7 +186,7 @@ impl Queue for NvidiaQueue {
     fn finish_download(&self, download: Download, read: &mut dyn FnMut(&[u8])) -> Result<()> {
         self.device.bind()?;
         // The device should not be idle meanwhile.
-        self.launches.hand_over()?;
+        self.launches.flush()?;
         download.event.wait()?;
         if let Some(memory) = &download.memory {
             read(memory.bytes(download.bytes));
@@ -199,7 +199,7 @@ impl Queue for NvidiaQueue {
             return Ok(());
         }
         self.device.bind()?;
-        let stream = self.launches.hand_over()?.handle();
+        let stream = self.launches.flush()?.handle();
         // SAFETY: the engine fills memory that it has allocated.
         let code = unsafe { sys::cuMemsetD8Async(to, value, bytes, stream) };
         self.device.check(format_args!("cuMemsetD8Async of {bytes} bytes"), code)
@@ -217,12 +217,12 @@ impl Queue for NvidiaQueue {
     fn multiply(&self, product: &Product) -> Result<bool> {
         let Some(library) = &self.library else { return Ok(false) };
         self.device.bind()?;
-        library.multiply(self.launches.hand_over()?.handle(), product)
+        library.multiply(self.launches.flush()?.handle(), product)
     }
 
     fn wait(&self) -> Result<()> {
         self.device.bind()?;
-        let stream = self.launches.hand_over()?.handle();
+        let stream = self.launches.flush()?.handle();
         // Of the driver's ways to wait, an event's is the one that can be told not to keep a processor busy.
         Event::record(&self.device, stream)?.wait()
     }
