@@ -3,7 +3,7 @@
 //! The kernels on the CPU: the driver of a device whose blocks run as fibers on the threads of the host. It is slow and
 //! strict: it exists to prove the engine where there is no GPU.
 
-mod library;
+mod blas;
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
@@ -238,7 +238,7 @@ impl Queue for Emulator {
 
     fn multiply(&self, product: &Product) -> Result<bool> {
         if self.library {
-            library::multiply(product);
+            blas::multiply(product);
         }
         Ok(self.library)
     }

@@ -2,8 +2,8 @@
 
 //! Linear layers: `kernels/linear.cu`.
 
+use super::autotune::WORKSPACE_BYTES;
 use super::driver::{Address, Args, Driver, Product, Queue, kernels};
-use super::library::WORKSPACE_BYTES;
 use super::packing::{Sizes, Taps};
 use super::product::{HOPPER_THREADS, Packed, THREADS, Tile};
 use super::{CudaBackend, CudaTensor, Kernels, Precision, Weight, index};

@@ -8,6 +8,7 @@
 
 mod arena;
 mod attention;
+mod autotune;
 pub mod batch;
 mod color;
 mod conv;
@@ -16,7 +17,6 @@ mod dry_run;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod frames;
-mod library;
 mod linear;
 mod mask;
 pub mod nvidia;
@@ -43,12 +43,12 @@ use super::{
 use crate::error::{Error, Result};
 
 pub use arena::{Arena, Lifetime};
+use autotune::Library;
 pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue, TensorCores};
 pub use dry_run::QueueOrDryRun;
 use dry_run::{NULL_MEMORY_BYTES, NullMemory};
 pub use frames::{CudaIngest, CudaOutgoing};
-use library::Library;
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
 use packing::Scratch;

@@ -45,9 +45,9 @@ pub(super) struct Device {
     /// Bytes of shared memory that a block can have.
     shared: u32,
     loaded: RwLock<Loaded>,
-    /// Why there are no graphs, and whether that was told.
+    /// Why there are no graphs, and whether the user has been notified.
     no_graphs: OnceLock<String>,
-    told: AtomicBool,
+    notified: AtomicBool,
 }
 
 // SAFETY: the driver's handles may be used by any thread that has bound the context, which each call does.
@@ -117,8 +117,8 @@ impl Device {
         // SAFETY: the device exists; the driver writes one pointer. Dropping the device releases the context.
         check(&name, "cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, handle) })?;
         let capability = (major, minor);
-        let (loaded, no_graphs, told) = (RwLock::default(), OnceLock::new(), AtomicBool::new(false));
-        Ok(Self { name, handle, context, capability, multiprocessors, shared, loaded, no_graphs, told })
+        let (loaded, no_graphs, notified) = (RwLock::default(), OnceLock::new(), AtomicBool::new(false));
+        Ok(Self { name, handle, context, capability, multiprocessors, shared, loaded, no_graphs, notified })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -153,7 +153,7 @@ impl Device {
 
     /// What the user ought to know, once.
     pub(super) fn notice(&self) -> Option<String> {
-        self.no_graphs.get().filter(|_| !self.told.swap(true, Relaxed)).cloned()
+        self.no_graphs.get().filter(|_| !self.notified.swap(true, Relaxed)).cloned()
     }
 
     /// The outcome of `call`.

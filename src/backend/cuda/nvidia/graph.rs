@@ -98,7 +98,7 @@ impl Stream {
     }
 
     /// Waits for it after an error or before an end, to leave no copy under way. The outcome says nothing new.
-    pub(super) fn settle(&self) {
+    pub(super) fn synchronize(&self) {
         // SAFETY: the stream is alive.
         unsafe { sys::cuStreamSynchronize(self.stream) };
     }

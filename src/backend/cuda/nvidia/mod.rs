@@ -3,12 +3,12 @@
 //! NVIDIA's GPUs: CUDA's driver, which is opened at run time, and the kernels that this crate brings. A user needs the
 //! driver and nothing else of CUDA; without it, [`Nvidia::open`] says so.
 
+mod cublas_lt;
 mod device;
 mod fault;
 mod graph;
 mod images;
 mod launches;
-mod library;
 mod queue;
 mod staging;
 
@@ -20,9 +20,9 @@ use cudarc::driver::sys::{self, CUresult};
 use super::driver::{Address, Driver, Memory, TensorCores};
 use crate::error::{Error, Result};
 
+use cublas_lt::CublasLt;
 use device::Device;
 use launches::AllLaunches;
-use library::Library;
 pub use queue::NvidiaQueue;
 
 /// A GPU of NVIDIA's.
@@ -32,7 +32,7 @@ pub struct Nvidia {
     tensor_cores: TensorCores,
     graphs: bool,
     launches: Arc<AllLaunches>,
-    library: Option<Arc<Library>>,
+    library: Option<Arc<CublasLt>>,
     /// Whether it was asked for in vain and nobody has been told.
     library_missing: Arc<AtomicBool>,
 }
@@ -64,7 +64,7 @@ impl Nvidia {
     /// The same GPU with NVIDIA's library cuBLASLt for the linear layers of which it is faster, if the library is there; if it
     /// is not, [`Driver::notice`] says so.
     pub fn with_library(self) -> Self {
-        let library = Library::open(&self.device).map(Arc::new);
+        let library = CublasLt::open(&self.device).map(Arc::new);
         self.library_missing.store(library.is_none(), Relaxed);
         Self { library, ..self }
     }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use cudarc::driver::sys::{self, CUstream};
 use parking_lot::Mutex;
 
+use super::cublas_lt::CublasLt;
 use super::device::Device;
 use super::graph::Stream;
 use super::launches::{AllLaunches, Launches};
-use super::library::Library;
 use super::staging::{Event, Pinned, Ring};
 use crate::backend::cuda::driver::{Address, Args, Kernel, Product, Queue};
 use crate::error::{Error, Result};
@@ -57,13 +57,13 @@ pub struct NvidiaQueue {
     device: Arc<Device>,
     launches: Arc<Launches>,
     /// Copies to the host that the work behind them need not wait for.
-    leaving: Stream,
+    download_stream: Stream,
     upload: Mutex<Option<Upload>>,
     /// What downloads go through: two pieces.
     download: Mutex<Option<Pinned>>,
     /// What downloads that go on meanwhile go through.
     spare: Spare,
-    library: Option<Arc<Library>>,
+    library: Option<Arc<CublasLt>>,
 }
 
 impl NvidiaQueue {
@@ -72,44 +72,44 @@ impl NvidiaQueue {
         device: Arc<Device>,
         batching: bool,
         all: &AllLaunches,
-        library: Option<Arc<Library>>,
+        library: Option<Arc<CublasLt>>,
     ) -> Result<Self> {
         device.bind()?;
         let launches = Arc::new(Launches::new(Stream::new(&device)?, batching));
-        let leaving = Stream::new(&device)?;
+        let download_stream = Stream::new(&device)?;
         all.add(&launches);
         let (upload, download, spare) = (Mutex::default(), Mutex::default(), Spare::default());
-        Ok(Self { device, launches, leaving, upload, download, spare, library })
+        Ok(Self { device, launches, download_stream, upload, download, spare, library })
     }
 
     /// Waits for the device after an error or before an end, to leave no copy under way.
-    fn settle(&self) {
+    fn synchronize(&self) {
         if self.device.bind().is_ok() {
-            self.launches.stream().settle();
-            self.leaving.settle();
+            self.launches.stream().synchronize();
+            self.download_stream.synchronize();
         }
     }
 
     /// Copies to pinned memory behind all work so far, and beside the work to come.
-    fn copy_aside(&self, stream: CUstream, to: *mut u8, from: Address, bytes: usize) -> Result<Event> {
-        let leaving = self.leaving.handle();
-        Event::record(&self.device, stream)?.hold_up(leaving)?;
+    fn download_async(&self, stream: CUstream, to: *mut u8, from: Address, bytes: usize) -> Result<Event> {
+        let download_stream = self.download_stream.handle();
+        Event::record(&self.device, stream)?.make_wait(download_stream)?;
         // SAFETY: the engine downloads from memory that it has allocated and keeps until the copy is done; nobody reads the
         // copy before its event.
-        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, leaving) };
+        let code = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from, bytes, download_stream) };
         self.device.check(format_args!("cuMemcpyDtoHAsync of {bytes} bytes"), code)?;
-        Event::record(&self.device, leaving)
+        Event::record(&self.device, download_stream)
     }
 
     fn upload_pieces(&self, stream: CUstream, upload: &mut Upload, mut to: Address, from: &[u8]) -> Result<()> {
         for piece in from.chunks(PIECE_BYTES) {
-            let room = upload.ring.take(piece.len(), Event::wait)?;
-            upload.memory.write(room.offset, piece);
-            let staged = upload.memory.part(room.offset, piece.len());
+            let slot = upload.ring.acquire(piece.len(), Event::wait)?;
+            upload.memory.write(slot.offset, piece);
+            let staged = upload.memory.part(slot.offset, piece.len());
             // SAFETY: the engine uploads into memory that it has allocated; the piece is held until the copy is done.
             let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, staged.cast(), piece.len(), stream) };
             self.device.check(format_args!("cuMemcpyHtoDAsync of {} bytes", piece.len()), code)?;
-            upload.ring.hold(&room, Event::record(&self.device, stream)?);
+            upload.ring.commit(&slot, Event::record(&self.device, stream)?);
             to += piece.len() as Address;
         }
         Ok(())
@@ -153,7 +153,7 @@ impl Queue for NvidiaQueue {
                 upload.insert(Upload { memory, ring: Ring::new(UPLOAD_BYTES) })
             }
         };
-        self.upload_pieces(stream, upload, to, from).inspect_err(|_| self.settle())
+        self.upload_pieces(stream, upload, to, from).inspect_err(|_| self.synchronize())
     }
 
     fn download(&self, to: &mut [u8], from: Address) -> Result<()> {
@@ -164,7 +164,7 @@ impl Queue for NvidiaQueue {
             Some(memory) => memory,
             None => memory.insert(Pinned::new(&self.device, 2 * PIECE_BYTES)?),
         };
-        self.download_pieces(stream, memory, to, from).inspect_err(|_| self.settle())
+        self.download_pieces(stream, memory, to, from).inspect_err(|_| self.synchronize())
     }
 
     fn start_download(&self, from: Address, bytes: usize) -> Result<Download> {
@@ -178,7 +178,8 @@ impl Queue for NvidiaQueue {
             Some(memory) => memory,
             None => Pinned::new(&self.device, bytes)?,
         };
-        let event = self.copy_aside(stream, memory.part(0, bytes), from, bytes).inspect_err(|_| self.settle())?;
+        let event =
+            self.download_async(stream, memory.part(0, bytes), from, bytes).inspect_err(|_| self.synchronize())?;
         let (device, spare) = (self.device.clone(), self.spare.clone());
         Ok(Download { device, bytes, event, memory: Some(memory), spare })
     }
@@ -232,6 +233,6 @@ impl Drop for NvidiaQueue {
     fn drop(&mut self) {
         // Who could see what they do? Those handed over end; staging memory, events and streams go after that.
         self.launches.discard();
-        self.settle();
+        self.synchronize();
     }
 }

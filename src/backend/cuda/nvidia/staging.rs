@@ -98,7 +98,7 @@ impl Event {
     }
 
     /// Lets the work to come on another stream wait for it. The device must be bound.
-    pub(super) fn hold_up(&self, stream: CUstream) -> Result<()> {
+    pub(super) fn make_wait(&self, stream: CUstream) -> Result<()> {
         // SAFETY: event and stream are alive; the driver remembers what it needs of the event.
         self.device.check("cuStreamWaitEvent", unsafe { sys::cuStreamWaitEvent(stream, self.event, 0) })
     }
@@ -128,8 +128,8 @@ pub(super) struct Ring<E> {
     pieces: VecDeque<(usize, E)>,
 }
 
-/// A piece that [`Ring::take`] found.
-pub(super) struct Room {
+/// A piece that [`Ring::acquire`] found.
+pub(super) struct Slot {
     /// Where it starts.
     pub(super) offset: usize,
     len: usize,
@@ -146,8 +146,8 @@ impl<E> Ring<E> {
     }
 
     /// Finds room for `bytes`, at most half of the memory, once enough of the oldest pieces are given back. It is free
-    /// until [`Ring::hold`] says what to wait for.
-    pub(super) fn take(&mut self, bytes: usize, wait: impl Fn(&E) -> Result<()>) -> Result<Room> {
+    /// until [`Ring::commit`] says what to wait for.
+    pub(super) fn acquire(&mut self, bytes: usize, wait: impl Fn(&E) -> Result<()>) -> Result<Slot> {
         let len = bytes.next_multiple_of(Self::ALIGNMENT);
         let gap = if self.head + len > self.len { self.len - self.head } else { 0 };
         while self.used + gap + len > self.len
@@ -157,14 +157,14 @@ impl<E> Ring<E> {
             self.used -= piece;
             self.pieces.pop_front();
         }
-        Ok(Room { offset: if gap > 0 { 0 } else { self.head }, len, gap })
+        Ok(Slot { offset: if gap > 0 { 0 } else { self.head }, len, gap })
     }
 
-    /// Keeps `room` until `done`.
-    pub(super) fn hold(&mut self, room: &Room, done: E) {
-        self.head = (room.offset + room.len) % self.len;
-        self.used += room.gap + room.len;
-        self.pieces.push_back((room.gap + room.len, done));
+    /// Keeps `slot` until `done`.
+    pub(super) fn commit(&mut self, slot: &Slot, done: E) {
+        self.head = (slot.offset + slot.len) % self.len;
+        self.used += slot.gap + slot.len;
+        self.pieces.push_back((slot.gap + slot.len, done));
     }
 }
 
@@ -184,19 +184,19 @@ mod tests {
         for number in 0..1000 {
             size = size * 7 % 2039 + 1;
             let waited = Cell::new(0);
-            let room = ring
-                .take(size, |(number, _)| {
+            let slot = ring
+                .acquire(size, |(number, _)| {
                     assert_eq!(*number, live[waited.get()].0, "the oldest is waited for");
                     waited.set(waited.get() + 1);
                     Ok(())
                 })
                 .unwrap();
             live.drain(..waited.get());
-            let range = room.offset..room.offset + size;
+            let range = slot.offset..slot.offset + size;
             assert!(range.end <= 4096 && range.start % 256 == 0);
             assert!(live.iter().all(|(_, other)| other.end <= range.start || range.end <= other.start), "{range:?}");
             live.push_back((number, range.clone()));
-            ring.hold(&room, (number, range));
+            ring.commit(&slot, (number, range));
         }
         assert!(live.len() > 1, "small pieces are there together");
     }
@@ -204,11 +204,11 @@ mod tests {
     #[test]
     fn a_failed_wait_changes_nothing() {
         let mut ring = Ring::new(1024);
-        let room = ring.take(512, |()| Ok(())).unwrap();
-        ring.hold(&room, ());
-        let room = ring.take(512, |()| Ok(())).unwrap();
-        ring.hold(&room, ());
-        assert!(ring.take(512, |()| Err(Error::Cancelled)).is_err());
-        assert_eq!(ring.take(512, |()| Ok(())).unwrap().offset, 0);
+        let slot = ring.acquire(512, |()| Ok(())).unwrap();
+        ring.commit(&slot, ());
+        let slot = ring.acquire(512, |()| Ok(())).unwrap();
+        ring.commit(&slot, ());
+        assert!(ring.acquire(512, |()| Err(Error::Cancelled)).is_err());
+        assert_eq!(ring.acquire(512, |()| Ok(())).unwrap().offset, 0);
     }
 }

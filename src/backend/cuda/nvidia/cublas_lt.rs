@@ -107,7 +107,7 @@ struct Prepared {
 }
 
 /// The library on a device.
-pub(super) struct Library {
+pub(super) struct CublasLt {
     device: Arc<Device>,
     handle: cublasLtHandle_t,
     version: usize,
@@ -116,9 +116,9 @@ pub(super) struct Library {
 }
 
 // SAFETY: its handle may be used by several threads at a time (cuBLAS documentation, section "cuBLASLt API Reference").
-unsafe impl Send for Library {}
+unsafe impl Send for CublasLt {}
 // SAFETY: as above; descriptions are behind a lock.
-unsafe impl Sync for Library {}
+unsafe impl Sync for CublasLt {}
 
 fn accepted(status: cublasStatus_t) -> Result<(), cublasStatus_t> {
     if status == cublasStatus_t::CUBLAS_STATUS_SUCCESS { Ok(()) } else { Err(status) }
@@ -135,7 +135,7 @@ fn present() -> Option<usize> {
     }
 }
 
-impl Library {
+impl CublasLt {
     /// The library, if there is one that works on the device.
     pub(super) fn open(device: &Arc<Device>) -> Option<Self> {
         let version = present()?;
@@ -284,7 +284,7 @@ impl Library {
     }
 }
 
-impl Drop for Library {
+impl Drop for CublasLt {
     fn drop(&mut self) {
         if self.device.bind().is_ok() {
             // SAFETY: it was created, and this is its last use.
