@@ -242,10 +242,10 @@ fn a_running_stream_takes_no_memory() {
     let samples = vec![100; 3 * 64 * 64];
     let (mut bytes, mut words) = (vec![0u8; 3 * 128 * 128], vec![0u16; 3 * 128 * 128]);
     let (rgb8, rgb16) = (Format::Rgb(Depth::Eight), Format::Rgb(Depth::Sixteen));
-    for (format, behind) in [(rgb8, false), (rgb8, true), (rgb16, true), (Format::Video(i420()), true)] {
+    for (format, pipelined) in [(rgb8, false), (rgb8, true), (rgb16, true), (Format::Video(i420()), true)] {
         // Of the two depths of RGB, the first goes in.
         let input = if format == rgb16 { rgb8 } else { format };
-        let options = Options { input, output: format, behind, ..Options::default() };
+        let options = Options { input, output: format, pipelined, ..Options::default() };
         let mut stream = model.clone().stream(geometry, options, Cancel::default()).unwrap();
         let used = device.used();
         let mut frames = 0;
@@ -274,7 +274,7 @@ fn a_running_stream_takes_no_memory() {
                 stream.pop(&mut FrameMut { width: 128, height: 128, stride: 384, samples }).unwrap();
                 frames += 1;
             }
-            assert_eq!(device.used(), used, "frame {frame}, {format:?}, behind: {behind}");
+            assert_eq!(device.used(), used, "frame {frame}, {format:?}, pipelined: {pipelined}");
         }
         assert_eq!(frames, 200);
     }

@@ -94,7 +94,7 @@ impl LaunchSink for Checks {
     }
 }
 
-/// The device. All its queues are one, so that memory is given back behind all launches.
+/// The device. All its queues are one, so that memory is given back pipelined all launches.
 #[derive(Clone)]
 struct Checking {
     checks: Arc<Checks>,
@@ -219,8 +219,8 @@ fn each_launch_of_a_stream_arrives_once_and_as_it_was() {
     backend.wait().unwrap();
     let model = on_cuda::model(Arc::new(device.clone()), network, Precision::Bf16, "a test".into());
     let geometry = Geometry::new(Size::new(64, 64), Size::new(128, 128), SizePolicy::Fail).unwrap();
-    for behind in [false, true] {
-        let options = Options { behind, ..Options::default() };
+    for pipelined in [false, true] {
+        let options = Options { pipelined, ..Options::default() };
         let mut stream = model.clone().stream(geometry, options, Cancel::default()).unwrap();
         for round in 0..3 {
             // Given up in the midst of a window, and started anew.

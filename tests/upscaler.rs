@@ -262,10 +262,10 @@ fn an_emulated_gpu_gives_the_frames_of_the_cpu() {
     use gstflashvsr::upscaler::Precision;
 
     const FRAMES: u64 = 42;
-    let options = |behind| Options { behind, ..low_latency() };
-    let frames = |device: &str, precision, behind| {
+    let options = |pipelined| Options { pipelined, ..low_latency() };
+    let frames = |device: &str, precision, pipelined| {
         let spec = ModelSpec { device: device.into(), precision, threads: 0, ..spec() };
-        let mut stream = open(&spec).unwrap().stream(geometry(), options(behind), Cancel::default()).unwrap();
+        let mut stream = open(&spec).unwrap().stream(geometry(), options(pipelined), Cancel::default()).unwrap();
         run(&mut *stream, FRAMES)
     };
     let want = frames("cpu", None, false);

@@ -79,7 +79,7 @@ pub fn report_needs(
 ) -> Result<()> {
     let model = on_cuda::model(dry.clone(), network, precision, "a dry run".into());
     let before = dry.bytes()?.0;
-    let mut feed = Feed::new(model, geometry, Options { behind: true, ..Options::default() })?;
+    let mut feed = Feed::new(model, geometry, Options { pipelined: true, ..Options::default() })?;
     feed.run(FIRST_WINDOW + WARM_UP * WINDOW)?;
     let stream = before - dry.bytes()?.0;
     feed.run(SETTLED * WINDOW)?;
@@ -119,7 +119,7 @@ pub fn report<D: Driver>(
 
     let before = driver.bytes()?.0;
     // As in a pipeline that is not live.
-    let mut feed = Feed::new(model, geometry, Options { behind: true, ..Options::default() })?;
+    let mut feed = Feed::new(model, geometry, Options { pipelined: true, ..Options::default() })?;
     let activations = before - driver.bytes()?.0;
     feed.run(FIRST_WINDOW + WARM_UP * WINDOW)?;
     let (mut frames, mut windows) = (0, 0);

@@ -114,7 +114,7 @@ pub enum Rounding {
 
 /// How a picture becomes a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Finish {
+pub struct OutputSpec {
     /// Colour correction.
     pub color_fix: ColorFix,
     /// Rounding of samples.
@@ -155,7 +155,7 @@ pub trait Backend: Send + Sync + 'static {
     /// What [`Backend::qk_norm_rope`] needs of one window's [`Rope`].
     type Rope: Send + Sync + 'static;
     /// A frame on its way to the host.
-    type Outgoing: Send + 'static;
+    type PendingFrame: Send + 'static;
 
     /// Whether operations return before their work is done. What is needed later is then better asked for early.
     const QUEUED: bool;
@@ -209,11 +209,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Begins to bring a frame to the host: `hq` corrected by the colours of `lq`, or `lq` itself if `hq` has values that are
     /// not finite.
-    fn send(&self, hq: &Self::Tensor, lq: &Self::Tensor, finish: &Finish) -> Result<Self::Outgoing>;
+    fn begin_download(&self, hq: &Self::Tensor, lq: &Self::Tensor, output: &OutputSpec) -> Result<Self::PendingFrame>;
 
     /// Waits for a frame, writes it into `out`, and tells whether it is `lq`. `out` has the size and the format that
-    /// [`Backend::send`] was told.
-    fn receive(&self, outgoing: Self::Outgoing, out: &mut FrameMut<'_>) -> Result<bool>;
+    /// [`Backend::begin_download`] was told.
+    fn finish_download(&self, pending: Self::PendingFrame, out: &mut FrameMut<'_>) -> Result<bool>;
 
     /// `hq` corrected by the colours of `lq`, both pictures, clamped to [-1, 1] unless `fix` is [`ColorFix::None`].
     fn color_fix(&self, hq: &Self::Tensor, lq: &Self::Tensor, fix: ColorFix) -> Result<Self::Tensor>;

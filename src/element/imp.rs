@@ -360,7 +360,7 @@ impl FlashVsr {
         let geometry = self.scaling().geometry(size(in_info), size(out_info))?;
         let options = Options {
             // Where nobody waits for a frame, throughput counts.
-            behind: !self.is_live(),
+            pipelined: !self.is_live(),
             ..self.settings.lock().options()
         };
         let model = self.wait_for_model()?;

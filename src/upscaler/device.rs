@@ -25,7 +25,7 @@ pub const GRAPHS_VARIABLE: &str = "FLASHVSR_GRAPHS";
 
 /// What the property `device` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+enum DeviceRequest {
     Auto,
     Cpu,
     Cuda(usize),
@@ -33,7 +33,7 @@ enum Wanted {
     Emulator,
 }
 
-impl FromStr for Wanted {
+impl FromStr for DeviceRequest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -87,8 +87,8 @@ static EMULATED: Lazy<Arc<Networks<crate::backend::cuda::emulator::Emulator>>> =
 /// [`Error::NotFound`], [`Error::Read`] or [`Error::Tensor`] for the checkpoint, [`Error::Settings`] or [`Error::Device`] for
 /// the device.
 pub fn find(spec: &ModelSpec) -> Result<Opening> {
-    let wanted: Wanted = spec.device.parse()?;
-    if wanted != Wanted::Auto {
+    let wanted: DeviceRequest = spec.device.parse()?;
+    if wanted != DeviceRequest::Auto {
         return find_on(wanted, spec, format!("device={}", spec.device));
     }
     // An empty variable counts as unset.
@@ -98,21 +98,21 @@ pub fn find(spec: &ModelSpec) -> Result<Opening> {
     }
 }
 
-fn find_on(wanted: Wanted, spec: &ModelSpec, reason: String) -> Result<Opening> {
+fn find_on(wanted: DeviceRequest, spec: &ModelSpec, reason: String) -> Result<Opening> {
     match wanted {
-        Wanted::Auto => find_best(spec),
-        Wanted::Cpu => match spec.precision {
+        DeviceRequest::Auto => find_best(spec),
+        DeviceRequest::Cpu => match spec.precision {
             None | Some(Precision::F32) => on_cpu::find(spec, reason),
             Some(precision) => Err(Error::Settings(format!(
                 "the CPU computes in f32 only, not in {precision}; set precision=auto, or another device"
             ))),
         },
-        Wanted::Cuda(ordinal) => {
+        DeviceRequest::Cuda(ordinal) => {
             let driver = gpu(ordinal)?;
             on_cuda::find(NETWORKS.clone(), driver, ordinal, spec, reason)
         }
         #[cfg(feature = "emulator")]
-        Wanted::Emulator => on_cuda::find(EMULATED.clone(), Arc::default(), 0, spec, reason),
+        DeviceRequest::Emulator => on_cuda::find(EMULATED.clone(), Arc::default(), 0, spec, reason),
     }
 }
 
@@ -144,7 +144,7 @@ fn with_graphs(value: &str) -> Result<bool> {
 fn find_best(spec: &ModelSpec) -> Result<Opening> {
     match gpu(0) {
         Ok(driver) => on_cuda::find(NETWORKS.clone(), driver, 0, spec, "the first GPU".into()),
-        Err(error) => find_on(Wanted::Cpu, spec, format!("no GPU: {error}")),
+        Err(error) => find_on(DeviceRequest::Cpu, spec, format!("no GPU: {error}")),
     }
 }
 
@@ -172,13 +172,16 @@ mod tests {
 
     #[test]
     fn devices_are_read() {
-        for (text, wanted) in
-            [("auto", Wanted::Auto), ("cpu", Wanted::Cpu), ("cuda", Wanted::Cuda(0)), ("cuda:17", Wanted::Cuda(17))]
-        {
-            assert_eq!(text.parse::<Wanted>().unwrap(), wanted);
+        for (text, wanted) in [
+            ("auto", DeviceRequest::Auto),
+            ("cpu", DeviceRequest::Cpu),
+            ("cuda", DeviceRequest::Cuda(0)),
+            ("cuda:17", DeviceRequest::Cuda(17)),
+        ] {
+            assert_eq!(text.parse::<DeviceRequest>().unwrap(), wanted);
         }
         for text in ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cpu:0"] {
-            let message = text.parse::<Wanted>().unwrap_err().to_string();
+            let message = text.parse::<DeviceRequest>().unwrap_err().to_string();
             assert!(message.contains(&format!("\"{text}\"")) && message.contains("device=cpu"), "{message}");
         }
     }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Cancel, Format, Frame, FrameMut, Geometry, Options, Size, Stats, Stream};
-use crate::backend::{Backend, Finish, Grid};
+use crate::backend::{Backend, Grid, OutputSpec};
 use crate::error::{Error, Result};
 use crate::model::{DecoderState, DitParams, DitState, LqState, Network};
 use crate::schedule::{FRAMES_PER_LATENT, Schedule};
@@ -41,7 +41,7 @@ struct State<B: Backend> {
     /// Decoded pictures with the LQ picture of each.
     decoded: VecDeque<(B::Tensor, B::Tensor)>,
     /// Frames on their way, of backends that queue their work.
-    sent: VecDeque<B::Outgoing>,
+    pending: VecDeque<B::PendingFrame>,
     /// Frames of the latest window.
     latest: usize,
 }
@@ -59,14 +59,14 @@ impl<B: Backend> Default for State<B> {
             decoder: DecoderState::default(),
             latents: VecDeque::new(),
             decoded: VecDeque::new(),
-            sent: VecDeque::new(),
+            pending: VecDeque::new(),
             latest: 0,
         }
     }
 }
 
 /// One stream on one backend.
-pub(super) struct Upscaler<B: Backend> {
+pub(super) struct Engine<B: Backend> {
     backend: Arc<B>,
     network: Arc<Network<B>>,
     geometry: Geometry,
@@ -79,7 +79,7 @@ pub(super) struct Upscaler<B: Backend> {
     stats: Stats,
 }
 
-impl<B: Backend> Upscaler<B> {
+impl<B: Backend> Engine<B> {
     pub(super) fn new(
         backend: Arc<B>,
         network: Arc<Network<B>>,
@@ -112,8 +112,8 @@ impl<B: Backend> Upscaler<B> {
 
     /// Decodes all latents and drops the frames.
     pub(super) fn decode_all(&mut self) -> Result<()> {
-        self.send_all()?;
-        self.state.sent.clear();
+        self.begin_downloads()?;
+        self.state.pending.clear();
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl<B: Backend> Upscaler<B> {
         state.latest = state.latents.iter().map(|latent| latent.frames).sum();
         self.stats.windows += 1;
         // Work that is queued early keeps the device busy while frames come and go.
-        if B::QUEUED { self.send_all() } else { Ok(()) }
+        if B::QUEUED { self.begin_downloads() } else { Ok(()) }
     }
 
     /// Decodes the next latent, if there is one.
@@ -185,40 +185,40 @@ impl<B: Backend> Upscaler<B> {
         Ok(())
     }
 
-    fn finish_of_frames(&self) -> Finish {
+    fn output_spec(&self) -> OutputSpec {
         let Options { color_fix, rounding, output, .. } = self.options;
-        Finish { color_fix, rounding, size: self.geometry.output, format: output }
+        OutputSpec { color_fix, rounding, size: self.geometry.output, format: output }
     }
 
     /// Begins to bring all frames of the latest window to the host.
-    fn send_all(&mut self) -> Result<()> {
-        let finish = self.finish_of_frames();
+    fn begin_downloads(&mut self) -> Result<()> {
+        let output = self.output_spec();
         while !self.state.latents.is_empty() {
             self.decode()?;
             for (hq, lq) in std::mem::take(&mut self.state.decoded) {
-                let outgoing = self.backend.send(&hq, &lq, &finish)?;
-                self.state.sent.push_back(outgoing);
+                let pending = self.backend.begin_download(&hq, &lq, &output)?;
+                self.state.pending.push_back(pending);
             }
         }
         Ok(())
     }
 
     /// The next frame, on its way.
-    fn next_frame(&mut self, format: Format) -> Result<B::Outgoing> {
-        if let Some(outgoing) = self.state.sent.pop_front() {
-            return Ok(outgoing);
+    fn next_frame(&mut self, format: Format) -> Result<B::PendingFrame> {
+        if let Some(pending) = self.state.pending.pop_front() {
+            return Ok(pending);
         }
         if self.state.decoded.is_empty() {
             self.decode()?;
         }
         match self.state.decoded.pop_front() {
-            Some((hq, lq)) => self.backend.send(&hq, &lq, &Finish { format, ..self.finish_of_frames() }),
+            Some((hq, lq)) => self.backend.begin_download(&hq, &lq, &OutputSpec { format, ..self.output_spec() }),
             None => Err(Error::Settings("no frame is ready".into())),
         }
     }
 }
 
-impl<B: Backend> Stream for Upscaler<B> {
+impl<B: Backend> Stream for Engine<B> {
     fn push(&mut self, frame: &Frame<'_>) -> Result<()> {
         self.cancel.check()?;
         if self.state.finished {
@@ -243,9 +243,9 @@ impl<B: Backend> Stream for Upscaler<B> {
     }
 
     fn ready(&self) -> usize {
-        let State { decoded, latents, sent, latest, pushed, popped, finished, .. } = &self.state;
-        let available = sent.len() + decoded.len() + latents.iter().map(|l| l.frames).sum::<usize>();
-        let held = if B::QUEUED && self.options.behind && !finished { *latest } else { 0 };
+        let State { decoded, latents, pending, latest, pushed, popped, finished, .. } = &self.state;
+        let available = pending.len() + decoded.len() + latents.iter().map(|l| l.frames).sum::<usize>();
+        let held = if B::QUEUED && self.options.pipelined && !finished { *latest } else { 0 };
         available.saturating_sub(held).min((pushed - popped) as usize)
     }
 
@@ -261,8 +261,8 @@ impl<B: Backend> Stream for Upscaler<B> {
         if self.ready() == 0 {
             return Err(Error::Settings("no frame is ready".into()));
         }
-        let outgoing = self.next_frame(out.samples.format())?;
-        if self.backend.receive(outgoing, out)? {
+        let pending = self.next_frame(out.samples.format())?;
+        if self.backend.finish_download(pending, out)? {
             // What led to values that are not finite is dropped, so that the next window starts clean.
             self.stats.replaced += 1;
             self.state.dit = DitState::default();

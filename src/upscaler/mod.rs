@@ -48,7 +48,7 @@ pub struct ModelSpec {
 impl ModelSpec {
     /// The directory under one name: a checkpoint that has two is one checkpoint. A path that leads nowhere is reported by
     /// the checkpoint's reader.
-    fn place(&self) -> PathBuf {
+    fn canonical_path(&self) -> PathBuf {
         self.path.canonicalize().unwrap_or_else(|_| self.path.clone())
     }
 }
@@ -76,7 +76,7 @@ pub struct Options {
     pub output: Format,
     /// Frames are ready one window later, so that a GPU has the next one to work on while they are popped: more throughput
     /// for more latency. The CPU, which computes when it is asked to, takes no notice.
-    pub behind: bool,
+    pub pipelined: bool,
 }
 
 impl Default for Options {
@@ -91,7 +91,7 @@ impl Default for Options {
             rounding: Rounding::default(),
             input: Format::default(),
             output: Format::default(),
-            behind: false,
+            pipelined: false,
         }
     }
 }

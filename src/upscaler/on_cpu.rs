@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use once_cell::sync::Lazy;
 
-use super::engine::Upscaler;
+use super::engine::Engine;
 use super::memory::check_memory;
 use super::plan::least_bytes;
 use super::registry::Shared;
@@ -34,7 +34,7 @@ impl Model for CpuModel {
         // What is out of reach anyway is not planned: that takes long where there are many tokens.
         check_memory(least_bytes(geometry, &options))?;
         check_memory(plan(&network.config, geometry, options.clone())?.stream_bytes)?;
-        Ok(Box::new(Upscaler::new(backend, network, geometry, options, cancel)?))
+        Ok(Box::new(Engine::new(backend, network, geometry, options, cancel)?))
     }
 
     fn device(&self) -> String {
@@ -64,7 +64,7 @@ pub(super) fn find(spec: &ModelSpec, reason: String) -> Result<Opening> {
     let backend = BACKENDS.get(threads, &Cancel::default(), || CpuBackend::new(threads))?;
     let checkpoint = Checkpoint::open(&spec.path)?;
     let config = Config::from_checkpoint(&checkpoint)?;
-    let (key, version) = ((spec.place(), spec.version), spec.version);
+    let (key, version) = ((spec.canonical_path(), spec.version), spec.version);
     Ok(Opening::new(name(&backend), "f32".into(), reason.clone(), move |loading| {
         let network = NETWORKS.get(key, loading.cancel(), || {
             check_memory(weight_bytes(&config)?)?;

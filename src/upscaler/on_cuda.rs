@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::engine::Upscaler;
+use super::engine::Engine;
 use super::plan::{kv_windows, least_bytes, weight_bytes};
 use super::registry::Shared;
 use super::{
@@ -46,14 +46,14 @@ struct CudaModel<D: Driver> {
 }
 
 /// A frame of zeros.
-struct Blank {
+struct ZeroFrame {
     size: Size,
     format: Format,
     bytes: Vec<u8>,
     words: Vec<u16>,
 }
 
-impl Blank {
+impl ZeroFrame {
     fn new(size: Size, format: Format) -> Self {
         let (bytes, words) = match format {
             Format::Rgb(Depth::Sixteen) => (0, 3 * size.width * size.height),
@@ -101,10 +101,10 @@ impl<D: Driver> CudaModel<D> {
     /// Bytes of device memory that a stream takes which begins, runs until its cache is full, and ends.
     fn stream_bytes(&self, geometry: Geometry, options: Options) -> Result<usize> {
         let backend = Arc::new(CudaBackend::<D>::dry_run(self.precision, self.driver.tensor_cores())?);
-        let frame = Blank::new(geometry.input, options.input);
-        let mut shown = Blank::new(geometry.output, options.output);
+        let frame = ZeroFrame::new(geometry.input, options.input);
+        let mut shown = ZeroFrame::new(geometry.output, options.output);
         let windows = kv_windows(&options);
-        let mut stream = Upscaler::new(backend.clone(), self.network.clone(), geometry, options, Cancel::default())?;
+        let mut stream = Engine::new(backend.clone(), self.network.clone(), geometry, options, Cancel::default())?;
         let last = stream.frames_needed(windows + 1) + 1;
         for number in 1..=last {
             stream.push(&frame.frame())?;
@@ -126,7 +126,7 @@ impl<D: Driver> Model for CudaModel<D> {
         check_memory(&*self.driver, bytes as u64)?;
         let backend = Arc::new(CudaBackend::new(self.driver.clone(), self.precision)?);
         backend.arena().reserve(bytes)?;
-        Ok(Box::new(Upscaler::new(backend, self.network.clone(), geometry, options, cancel)?))
+        Ok(Box::new(Engine::new(backend, self.network.clone(), geometry, options, cancel)?))
     }
 
     fn device(&self) -> String {
@@ -168,7 +168,7 @@ pub(super) fn find<D: Driver>(
     let precision = spec.precision.unwrap_or(Precision::Bf16);
     let checkpoint = Checkpoint::open(&spec.path)?;
     let config = Config::from_checkpoint(&checkpoint)?;
-    let (key, version) = ((spec.place(), spec.version, ordinal, precision), spec.version);
+    let (key, version) = ((spec.canonical_path(), spec.version, ordinal, precision), spec.version);
     Ok(Opening::new(driver.name(), precision.to_string(), reason.clone(), move |loading| {
         let network = networks.loaded.get(key.clone(), loading.cancel(), || {
             let in_f32 = weight_bytes(&config)?;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::engine::Upscaler;
+use super::engine::Engine;
 use super::{Cancel, Geometry, Options, Size};
 use crate::backend::HostTensor;
 use crate::backend::plan::PlanBackend;
@@ -80,7 +80,7 @@ pub fn plan(config: &Config, geometry: Geometry, options: Options) -> Result<Pla
     let weight_bytes = ledger.weight_bytes();
     ledger.restart();
     let kv_windows = kv_windows(&options);
-    let mut stream = Upscaler::new(backend.clone(), Arc::new(network), geometry, options, Cancel::default())?;
+    let mut stream = Engine::new(backend.clone(), Arc::new(network), geometry, options, Cancel::default())?;
     let Size { width, height } = geometry.model;
     // The first window, and then until the cache is full.
     for frame in 1..=stream.frames_needed(kv_windows) {

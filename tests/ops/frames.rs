@@ -3,7 +3,7 @@
 //! Frames in and out: PIL's bicubic in integers, the edge, the way back to integers.
 
 use gstflashvsr::backend::{
-    Backend, ColorFix, Finish, Format, Frame, FrameMut, Geometry, Rounding, Samples, SamplesMut, Size, SizePolicy,
+    Backend, ColorFix, Format, Frame, FrameMut, Geometry, OutputSpec, Rounding, Samples, SamplesMut, Size, SizePolicy,
 };
 
 use crate::common::uniform;
@@ -219,14 +219,14 @@ pub fn emit<B: Backend>(b: &B) {
 }
 
 /// Sends a picture and receives it, with what the backend says of it.
-fn sent<B: Backend>(b: &B, hq: &B::Tensor, lq: &B::Tensor, finish: Finish) -> (Vec<u8>, bool) {
-    let Size { width, height } = finish.size;
+fn sent<B: Backend>(b: &B, hq: &B::Tensor, lq: &B::Tensor, output: OutputSpec) -> (Vec<u8>, bool) {
+    let Size { width, height } = output.size;
     let mut bytes = vec![GARBAGE; 3 * width * height];
-    let outgoing = b.send(hq, lq, &finish).unwrap();
+    let pending = b.begin_download(hq, lq, &output).unwrap();
     // Others may be on their way at the same time.
-    let other = b.send(lq, hq, &finish).unwrap();
+    let other = b.begin_download(lq, hq, &output).unwrap();
     let mut out = FrameMut { width, height, stride: 3 * width, samples: SamplesMut::U8(&mut bytes) };
-    let replaced = b.receive(outgoing, &mut out).unwrap();
+    let replaced = b.finish_download(pending, &mut out).unwrap();
     drop(other);
     (bytes, replaced)
 }
@@ -238,16 +238,16 @@ pub fn send<B: Backend>(b: &B) {
         let lq = Array::around("lq", &[3, rows, cols], 0.3, 0.1);
         let (lq_picture, area) = (lq.picture(b), 3 * rows * cols);
         for color_fix in [ColorFix::Adain, ColorFix::Wavelet, ColorFix::None] {
-            let finish = Finish { color_fix, rounding: Rounding::Nearest, size, format: Format::default() };
+            let output = OutputSpec { color_fix, rounding: Rounding::Nearest, size, format: Format::default() };
             let bytes = |picture: &B::Tensor| -> Vec<u8> {
                 emitted(b, picture, size, 255.0, Rounding::Nearest).values.iter().map(|v| *v as u8).collect()
             };
             let fixed = b.color_fix(&hq.picture(b), &lq_picture, color_fix).unwrap();
-            assert!(sent(b, &hq.picture(b), &lq_picture, finish) == (bytes(&fixed), false), "{size}, {color_fix:?}");
+            assert!(sent(b, &hq.picture(b), &lq_picture, output) == (bytes(&fixed), false), "{size}, {color_fix:?}");
             for (place, bad) in [(0, f64::NAN), (area / 2, f64::INFINITY), (area - 1, f64::NEG_INFINITY)] {
                 let mut spoiled = hq.clone();
                 spoiled.values[place] = bad;
-                let got = sent(b, &spoiled.picture(b), &lq_picture, finish);
+                let got = sent(b, &spoiled.picture(b), &lq_picture, output);
                 assert!(got == (bytes(&lq_picture), true), "{size}, {color_fix:?}, {bad} at {place}");
             }
         }

@@ -4,7 +4,7 @@
 //! in and on the way out.
 
 use gstflashvsr::backend::{
-    Backend, Chroma, Color, ColorFix, Component, Depth, Extent, Finish, Format, Frame, FrameMut, Geometry, Layout,
+    Backend, Chroma, Color, ColorFix, Component, Depth, Extent, Format, Frame, FrameMut, Geometry, Layout, OutputSpec,
     PLANES, Plane, PlaneMut, Rounding, Samples, SamplesMut, Size, SizePolicy,
 };
 
@@ -366,17 +366,17 @@ pub fn planes_sent<B: Backend>(b: &B) {
     spoiled.values[100] = f64::NAN;
     for layout in layouts().into_iter().filter(|layout| layout.components[0].step != 2) {
         let format = Format::Video(layout);
-        let finish = Finish { color_fix: ColorFix::None, rounding: Rounding::Nearest, size, format };
+        let output = OutputSpec { color_fix: ColorFix::None, rounding: Rounding::Nearest, size, format };
         for (picture, shown, replaced) in [(&hq, &hq, false), (&spoiled, &lq, true)] {
-            let outgoing = b.send(&picture.picture(b), &lq.picture(b), &finish).unwrap();
+            let pending = b.begin_download(&picture.picture(b), &lq.picture(b), &output).unwrap();
             let mut canvas = Canvas::new(layout, size);
-            assert_eq!(b.receive(outgoing, &mut canvas.frame_mut()).unwrap(), replaced, "{layout:?}");
+            assert_eq!(b.finish_download(pending, &mut canvas.frame_mut()).unwrap(), replaced, "{layout:?}");
             check_emitted(&canvas, shown, Rounding::Nearest);
         }
-        let outgoing = b.send(&hq.picture(b), &lq.picture(b), &finish).unwrap();
+        let pending = b.begin_download(&hq.picture(b), &lq.picture(b), &output).unwrap();
         let mut other = Canvas::new(Layout { down: Chroma::Full, across: Chroma::Full, bits: 9, ..layout }, size);
         // Another format than was sent is refused, or written all the same.
-        if b.receive(outgoing, &mut other.frame_mut()).is_ok() {
+        if b.finish_download(pending, &mut other.frame_mut()).is_ok() {
             check_emitted(&other, &hq, Rounding::Nearest);
         }
     }

@@ -21,8 +21,8 @@ use rayon::prelude::*;
 
 use super::parameter::flat_values;
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, Parameter,
-    Qkv, Resizer, Rope, RopeTables, Rounding, noise,
+    Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HostTensor, KvGroup, OutputSpec,
+    Parameter, Qkv, Resizer, Rope, RopeTables, Rounding, noise,
 };
 use crate::error::{Error, Result};
 
@@ -82,7 +82,7 @@ pub struct CpuMask {
 
 /// A picture to be shown.
 #[derive(Debug)]
-pub struct CpuOutgoing {
+pub struct CpuPendingFrame {
     picture: CpuTensor,
     rounding: Rounding,
     /// It is the input's, since the network's is not finite.
@@ -120,7 +120,7 @@ impl Backend for CpuBackend {
     type Mask = CpuMask;
     type Ingest = Resizer;
     type Rope = RopeTables;
-    type Outgoing = CpuOutgoing;
+    type PendingFrame = CpuPendingFrame;
 
     const QUEUED: bool = false;
     const FRUGAL: bool = false;
@@ -171,15 +171,15 @@ impl Backend for CpuBackend {
         self.pool.install(|| picture::emit(picture, rounding, out))
     }
 
-    fn send(&self, hq: &CpuTensor, lq: &CpuTensor, finish: &Finish) -> Result<CpuOutgoing> {
+    fn begin_download(&self, hq: &CpuTensor, lq: &CpuTensor, output: &OutputSpec) -> Result<CpuPendingFrame> {
         let replaced = !self.is_finite(hq)?;
-        let picture = if replaced { lq.clone() } else { self.color_fix(hq, lq, finish.color_fix)? };
-        Ok(CpuOutgoing { picture, rounding: finish.rounding, replaced })
+        let picture = if replaced { lq.clone() } else { self.color_fix(hq, lq, output.color_fix)? };
+        Ok(CpuPendingFrame { picture, rounding: output.rounding, replaced })
     }
 
-    fn receive(&self, outgoing: CpuOutgoing, out: &mut FrameMut<'_>) -> Result<bool> {
-        self.emit(&outgoing.picture, outgoing.rounding, out)?;
-        Ok(outgoing.replaced)
+    fn finish_download(&self, pending: CpuPendingFrame, out: &mut FrameMut<'_>) -> Result<bool> {
+        self.emit(&pending.picture, pending.rounding, out)?;
+        Ok(pending.replaced)
     }
 
     fn color_fix(&self, hq: &CpuTensor, lq: &CpuTensor, fix: ColorFix) -> Result<CpuTensor> {

@@ -8,7 +8,8 @@ use super::dry_run::QueueOrDryRun;
 use super::{CudaBackend, CudaTensor, Weight, index};
 use crate::backend::resize::Axis;
 use crate::backend::{
-    Extent, Finish, Format, Frame, FrameMut, Geometry, PLANES, PlaneMut, Resizer, Rounding, Samples, SamplesMut, Size,
+    Extent, Format, Frame, FrameMut, Geometry, OutputSpec, PLANES, PlaneMut, Resizer, Rounding, Samples, SamplesMut,
+    Size,
 };
 use crate::error::{Error, Result};
 
@@ -99,7 +100,7 @@ unsafe impl Args for EmitArgs {}
 const FLAG_BYTES: usize = 4;
 
 /// A frame on its way to the host.
-pub struct CudaOutgoing<D: Driver> {
+pub struct CudaPendingFrame<D: Driver> {
     download: <QueueOrDryRun<D::Queue> as Queue>::Download,
     /// Where it is copied from.
     _memory: Allocation,
@@ -308,9 +309,14 @@ impl<D: Driver> CudaBackend<D> {
         self.launch_one(&EMIT[depth - 1], [blocks, rows, 1], &args)
     }
 
-    pub(super) fn begin_frame(&self, hq: &CudaTensor, lq: &CudaTensor, finish: &Finish) -> Result<CudaOutgoing<D>> {
+    pub(super) fn begin_frame(
+        &self,
+        hq: &CudaTensor,
+        lq: &CudaTensor,
+        output: &OutputSpec,
+    ) -> Result<CudaPendingFrame<D>> {
         let (height, width) = hq.picture_dims()?;
-        let &Finish { color_fix, rounding, size, format } = finish;
+        let &OutputSpec { color_fix, rounding, size, format } = output;
         if size.width > width || size.height > height || lq.picture_dims()? != (height, width) {
             return Err(Error::Settings(format!("frame of {size} out of {width}x{height}")));
         }
@@ -323,12 +329,12 @@ impl<D: Driver> CudaBackend<D> {
         let frame = Emitted { out: memory.address(), size, format, rounding };
         self.emit_into(&frame, &picture, Some((lq, spoiled)))?;
         let download = self.queue.start_download(memory.address(), flag + FLAG_BYTES)?;
-        Ok(CudaOutgoing { download, _memory: memory, size, format })
+        Ok(CudaPendingFrame { download, _memory: memory, size, format })
     }
 
-    pub(super) fn end_frame(&self, outgoing: CudaOutgoing<D>, out: &mut FrameMut<'_>) -> Result<bool> {
+    pub(super) fn end_frame(&self, pending: CudaPendingFrame<D>, out: &mut FrameMut<'_>) -> Result<bool> {
         out.check()?;
-        let CudaOutgoing { download, size, format, .. } = outgoing;
+        let CudaPendingFrame { download, size, format, .. } = pending;
         if out.size() != size || out.samples.format() != format {
             return Err(Error::Settings(format!(
                 "output frame of {} in {:?}, expected {size} in {format:?}",

@@ -3,7 +3,7 @@
 //! The CUDA backend: our own kernels (`kernels/`), launched through a [`driver::Driver`], which is CUDA's or an emulator.
 //!
 //! A [`CudaBackend`] is one queue of work and one arena of memory on a device: each stream has its own, and all streams
-//! share the weights. Nothing waits for the device but what brings values to the host ([`Backend::receive`],
+//! share the weights. Nothing waits for the device but what brings values to the host ([`Backend::finish_download`],
 //! [`Backend::emit`], [`Backend::is_finite`], [`Backend::to_host`]).
 
 mod arena;
@@ -37,7 +37,7 @@ use parking_lot::Mutex;
 pub use super::Precision;
 use super::parameter::flat_values;
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup,
+    Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup, OutputSpec,
     Parameter, Qkv, Rope, Rounding, WINDOW_TOKENS, decode, encode,
 };
 use crate::error::{Error, Result};
@@ -48,7 +48,7 @@ pub use conv::{CudaConv2d, CudaConv3d, CudaUpsampleConv};
 use driver::{Args, Driver, Kernel, Memory, Queue, TensorCores};
 pub use dry_run::QueueOrDryRun;
 use dry_run::{NULL_MEMORY_BYTES, NullMemory};
-pub use frames::{CudaIngest, CudaOutgoing};
+pub use frames::{CudaIngest, CudaPendingFrame};
 pub use linear::CudaLinear;
 pub use mask::CudaMask;
 use packing::Scratch;
@@ -199,7 +199,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
     type Mask = CudaMask;
     type Ingest = CudaIngest;
     type Rope = CudaRope;
-    type Outgoing = CudaOutgoing<D>;
+    type PendingFrame = CudaPendingFrame<D>;
 
     const QUEUED: bool = true;
     const FRUGAL: bool = true;
@@ -246,12 +246,12 @@ impl<D: Driver> Backend for CudaBackend<D> {
         self.run_emit(picture, rounding, out)
     }
 
-    fn send(&self, hq: &CudaTensor, lq: &CudaTensor, finish: &Finish) -> Result<CudaOutgoing<D>> {
-        self.begin_frame(hq, lq, finish)
+    fn begin_download(&self, hq: &CudaTensor, lq: &CudaTensor, output: &OutputSpec) -> Result<CudaPendingFrame<D>> {
+        self.begin_frame(hq, lq, output)
     }
 
-    fn receive(&self, outgoing: CudaOutgoing<D>, out: &mut FrameMut<'_>) -> Result<bool> {
-        self.end_frame(outgoing, out)
+    fn finish_download(&self, pending: CudaPendingFrame<D>, out: &mut FrameMut<'_>) -> Result<bool> {
+        self.end_frame(pending, out)
     }
 
     fn color_fix(&self, hq: &CudaTensor, lq: &CudaTensor, fix: ColorFix) -> Result<CudaTensor> {

@@ -10,7 +10,7 @@ pub(crate) use ledger::zeros;
 pub use ledger::{Ledger, PlanTensor};
 
 use super::{
-    Backend, ColorFix, DraftMask, Epilogue, Finish, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup,
+    Backend, ColorFix, DraftMask, Epilogue, Frame, FrameMut, Geometry, Grid, HEAD_DIM, HostTensor, KvGroup, OutputSpec,
     Parameter, Qkv, Rope, Rounding, WINDOW_TOKENS,
 };
 use crate::error::{Error, Result};
@@ -78,7 +78,7 @@ impl Backend for PlanBackend {
     type Mask = PlanMask;
     type Ingest = Geometry;
     type Rope = ();
-    type Outgoing = PlanTensor;
+    type PendingFrame = PlanTensor;
 
     const QUEUED: bool = false;
     const FRUGAL: bool = false;
@@ -136,11 +136,11 @@ impl Backend for PlanBackend {
         Ok(())
     }
 
-    fn send(&self, hq: &PlanTensor, lq: &PlanTensor, finish: &Finish) -> Result<PlanTensor> {
-        self.color_fix(hq, lq, finish.color_fix)
+    fn begin_download(&self, hq: &PlanTensor, lq: &PlanTensor, output: &OutputSpec) -> Result<PlanTensor> {
+        self.color_fix(hq, lq, output.color_fix)
     }
 
-    fn receive(&self, _: PlanTensor, _: &mut FrameMut<'_>) -> Result<bool> {
+    fn finish_download(&self, _: PlanTensor, _: &mut FrameMut<'_>) -> Result<bool> {
         Ok(false)
     }
 
