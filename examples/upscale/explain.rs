@@ -80,11 +80,15 @@ pub fn explain(error: &gst::message::Error, missing: &[Missing], input: &Path, o
         };
     }
     let undecodable = kind.matches(gst::CoreError::MissingPlugin) || kind.matches(gst::StreamError::CodecNotFound);
-    if undecodable || message.contains("no video stream") {
+    let no_video = message.contains("no video stream");
+    if undecodable || no_video {
         if let Some(other) = missing.iter().find(|missing| !missing.is_media()) {
             return anyhow!("\"{input}\" is no video: it is of the type {}", other.media);
         }
-        if undecodable && !missing.is_empty() {
+        // A stream that nothing parses or decodes does not even appear.
+        let missing: Vec<_> =
+            missing.iter().filter(|missing| undecodable || missing.media.starts_with("video/")).collect();
+        if !missing.is_empty() {
             let names: Vec<_> = missing.iter().map(|missing| missing.description.as_str()).collect();
             return anyhow!(
                 "GStreamer lacks what \"{input}\" needs: {}; install it with: {PACKAGES}",
@@ -146,8 +150,15 @@ fn for_options(message: &str) -> String {
         .replace("the property \"model\"", "--model")
         .replace("add deinterlace before flashvsr", "give --deinterlace");
     for (property, option) in element_options::names() {
-        text = text.replace(&format!(" {property}="), &format!(" --{option} "));
-        text = text.replace(&format!("{property} is \""), &format!("--{option} is \""));
+        for behind in ["=", " is \""] {
+            let (written, ours) = (format!("{property}{behind}"), format!("--{option}{}", behind.replace('=', " ")));
+            let begins =
+                |at: usize| !text[..at].ends_with(|before: char| before.is_alphanumeric() || "-_/".contains(before));
+            let places: Vec<usize> = text.match_indices(&written).map(|(at, _)| at).filter(|at| begins(*at)).collect();
+            for at in places.into_iter().rev() {
+                text.replace_range(at..at + written.len(), &ours);
+            }
+        }
     }
     text
 }
@@ -176,6 +187,10 @@ mod tests {
         assert!(text.contains("\"in.mp4\"") && text.contains("H.264 decoder") && text.contains("apt-get"), "{text}");
         let text = explained(gst::StreamError::Decode, "cannot decode", "", &h264);
         assert_eq!(text, "\"in.mp4\": cannot decode");
+        let text = explained(gst::StreamError::Failed, "the input has no video stream", "", &h264);
+        assert!(text.contains("H.264 decoder"), "{text}");
+        let text = explained(gst::StreamError::Failed, "the input has no video stream", "", &[missing("x", "audio/x")]);
+        assert_eq!(text, "\"in.mp4\": the input has no video stream");
     }
 
     #[test]
@@ -216,6 +231,8 @@ mod tests {
             for_options("size-policy is \"fail\"; set size-policy=pad"),
             "--size-policy is \"fail\"; set --size-policy pad"
         );
+        assert_eq!(for_options("size-policy=crop leaves nothing"), "--size-policy crop leaves nothing");
+        assert_eq!(for_options("/x/scale=2/my-scale=3: gone"), "/x/scale=2/my-scale=3: gone");
         assert!(for_options("set the property \"model\"").contains("set --model"));
     }
 }

@@ -255,10 +255,10 @@ fn temporary(path: &Path, output: &Path) -> Result<TempPath> {
     Ok(made.map_err(plain).with_context(cannot)?.into_temp_path())
 }
 
-/// The error without the path that `tempfile` adds, which is of no use to anybody.
-fn plain(error: io::Error) -> io::Error {
-    let code = error.get_ref().and_then(|error| error.source()?.downcast_ref::<io::Error>()?.raw_os_error());
-    code.map_or(error, io::Error::from_raw_os_error)
+/// The error without the temporary path that `tempfile` adds, which tells nobody anything.
+fn plain(error: io::Error) -> anyhow::Error {
+    let text = error.to_string();
+    anyhow!(text.split(" at path ").next().unwrap_or_default().to_owned())
 }
 
 /// The name of a file without its extension, cut so that something can be added, and the extension with its dot.
@@ -291,4 +291,93 @@ fn visible(temporary: TempPath, to: &Path) -> Result<PathBuf> {
 /// Whether two names lead to one file, as links of both kinds do.
 fn same_file(a: &Path, b: &Path) -> bool {
     fs::metadata(a).is_ok_and(|a| fs::metadata(b).is_ok_and(|b| a.dev() == b.dev() && a.ino() == b.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(name: &Path, overwrite: bool) -> Output {
+        Output::begin(name, overwrite, || false).unwrap().unwrap()
+    }
+
+    /// Writes to the output's temporary file, as the pipeline does.
+    fn write(output: &Output, text: &str) {
+        let Kind::New { temporary, .. } = &output.kind else { panic!("no file") };
+        fs::write(temporary, text).unwrap();
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_file_gets_its_name_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("b.mp4");
+        let output = begin(&name, false);
+        write(&output, "new");
+        assert!(!name.exists());
+        output.finish().unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"new");
+        let mode = fs::metadata(&name).unwrap().permissions().mode();
+        fs::write(dir.path().join("other"), "").unwrap();
+        assert_eq!(mode, fs::metadata(dir.path().join("other")).unwrap().permissions().mode());
+    }
+
+    #[test]
+    fn what_is_not_finished_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("b.mp4");
+        fs::write(&name, "old").unwrap();
+        let output = begin(&name, true);
+        write(&output, "new");
+        drop(output);
+        assert_eq!(fs::read(&name).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["b.mp4"]);
+    }
+
+    #[test]
+    fn of_two_runs_the_second_loses_nothing_and_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("b.mp4");
+        let (first, second) = (begin(&name, false), begin(&name, false));
+        write(&first, "first");
+        write(&second, "second");
+        first.finish().unwrap();
+        let error = format!("{:#}", second.finish().unwrap_err());
+        assert_eq!(fs::read(&name).unwrap(), b"first");
+        let stays = names(dir.path()).into_iter().find(|name| name.starts_with("b.partial-")).unwrap();
+        assert!(error.contains(&stays) && error.contains("appeared meanwhile"), "{error}");
+        assert_eq!(fs::read(dir.path().join(stays)).unwrap(), b"second");
+    }
+
+    #[test]
+    fn what_is_kept_can_be_seen_and_ends_like_the_output() {
+        let dir = tempfile::tempdir().unwrap();
+        // No file system takes a longer name, nor one that ends within a character.
+        for stem in ["b".to_owned(), "ä".repeat(125), "x".repeat(250)] {
+            let output = begin(&dir.path().join(format!("{stem}.mp4")), false);
+            write(&output, "some");
+            let kept = output.keep().unwrap().unwrap();
+            let name = kept.file_name().unwrap().to_str().unwrap();
+            assert!(stem.starts_with(name.split(PARTIAL).next().unwrap()), "{name}");
+            assert!(name.find(PARTIAL).is_some_and(|at| at > 0) && name.ends_with(".mp4"), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_input_is_never_the_output() {
+        let dir = tempfile::tempdir().unwrap();
+        let (input, link) = (dir.path().join("a.mp4"), dir.path().join("b.mp4"));
+        fs::write(&input, "precious").unwrap();
+        fs::hard_link(&input, &link).unwrap();
+        for output in [&input, &link, &dir.path().join("../").join(dir.path().file_name().unwrap()).join("a.mp4")] {
+            for overwrite in [false, true] {
+                let error = check(output, [input.as_path()].into_iter(), overwrite).unwrap_err().to_string();
+                assert!(error.contains("is the input"), "{error}");
+            }
+        }
+        assert_eq!(fs::read(&input).unwrap(), b"precious");
+    }
 }
