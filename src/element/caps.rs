@@ -244,8 +244,8 @@ fn spans(value: &gst::glib::Value) -> Vec<Span> {
     }
 }
 
-/// Whether GStreamer has frames of this structure's size, in one of its formats at least. Of a size that is not fixed nothing is
-/// known.
+/// Whether GStreamer has frames of this structure's size, in one of its formats at least. A size that is not fixed counts as
+/// one that it has.
 fn is_representable(structure: &gst::StructureRef) -> bool {
     let (Ok(width), Ok(height)) = (structure.get::<i32>("width"), structure.get::<i32>("height")) else { return true };
     let Ok(value) = structure.value("format") else { return true };

@@ -184,8 +184,8 @@ fn blank(info: &VideoInfo) -> Result<VideoFrame<Writable>> {
     VideoFrame::from_buffer_writable(buffer, info).map_err(|_| mapping())
 }
 
-/// Refuses the widths of NV16_10LE32 for which GStreamer counts one word too few: the last Cr of a row has no place, and is read
-/// from behind the row, of the last one from behind the buffer.
+/// Refuses the widths of NV16_10LE32 for which GStreamer counts one word too few: the last Cr of a row has no place. It is read
+/// from behind the row, and in the last row from behind the buffer.
 fn check_rows(info: &VideoInfo) -> Result<()> {
     // Three samples in a word: as many of luma as pixels, and of chroma an even number.
     let width = info.width();

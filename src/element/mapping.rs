@@ -16,6 +16,7 @@ type Result<T> = std::result::Result<T, Failure>;
 /// # Errors
 /// [`Failure::Map`] if it does not hold one.
 pub fn readable<'b>(buffer: &'b gst::BufferRef, info: &VideoInfo) -> Result<VideoFrameRef<&'b gst::BufferRef>> {
+    check_meta(buffer, info)?;
     let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).map_err(Failure::Map)?;
     check(&frame, info)?;
     Ok(frame)
@@ -26,9 +27,23 @@ pub fn readable<'b>(buffer: &'b gst::BufferRef, info: &VideoInfo) -> Result<Vide
 /// # Errors
 /// [`Failure::Map`] if it does not hold one.
 pub fn writable<'b>(buffer: &'b mut gst::BufferRef, info: &VideoInfo) -> Result<VideoFrameRef<&'b mut gst::BufferRef>> {
+    check_meta(buffer, info)?;
     let frame = VideoFrameRef::from_buffer_ref_writable(buffer, info).map_err(Failure::Map)?;
     check(&frame, info)?;
     Ok(frame)
+}
+
+/// Checks that a video meta describes a frame of this format and at least this size. GStreamer's map insists on it too, but takes
+/// it for a programming error, which ends a program that runs with fatal criticals.
+fn check_meta(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<()> {
+    // The map takes the one with the lowest number.
+    let Some(meta) = buffer.iter_meta::<gst_video::VideoMeta>().min_by_key(|meta| meta.id()) else { return Ok(()) };
+    let fits = meta.format() == info.format() && meta.width() >= info.width() && meta.height() >= info.height();
+    if fits && meta.n_planes() >= info.n_planes() {
+        return Ok(());
+    }
+    let (format, width, height, planes) = (meta.format(), meta.width(), meta.height(), meta.n_planes());
+    Err(Failure::Map(glib::bool_error!("its video meta says {format:?}, {width}x{height}, {planes} planes")))
 }
 
 /// Checks that every row of every plane lies in what is mapped of it.
@@ -77,6 +92,8 @@ fn extent(info: &VideoInfo, plane: usize, stride: i32) -> (i64, i64) {
 
 #[cfg(test)]
 mod tests {
+    use gst::glib::translate::IntoGlib;
+
     use super::super::caps::FORMATS;
     use super::super::convert::{Reader, Writer};
     use super::*;
@@ -159,6 +176,40 @@ mod tests {
         }
         let failure = readable(&buffer(&info, full, &[0], &[65]), &info).unwrap_err().to_string();
         assert!(failure.contains("plane 0") && failure.contains("65 bytes apart"), "{failure}");
+    }
+
+    #[test]
+    fn a_meta_of_another_frame_is_refused() {
+        let info = info(VideoFormat::I420, 64, 64);
+        let other = |format, width, height, planes: usize| {
+            let mut buffer = gst::Buffer::with_size(100_000).unwrap();
+            let (meta, flags) = (buffer.get_mut().unwrap(), gst_video::VideoFrameFlags::empty());
+            let (offsets, strides) = ([0, 10_000, 20_000, 0], [100; 4]);
+            // SAFETY: a buffer that can be written, and arrays with a number for each plane. The safe way checks what it is told.
+            unsafe {
+                gst_video::ffi::gst_buffer_add_video_meta_full(
+                    meta.as_mut_ptr(),
+                    flags.into_glib(),
+                    VideoFormat::into_glib(format),
+                    width,
+                    height,
+                    planes as u32,
+                    &raw const offsets,
+                    &raw const strides,
+                );
+            }
+            buffer
+        };
+        for (format, width, height, planes, fits) in [
+            (VideoFormat::I420, 64, 64, 3, true),
+            (VideoFormat::I420, 100, 70, 3, true),
+            (VideoFormat::I420, 63, 64, 3, false),
+            (VideoFormat::I420, 64, 63, 3, false),
+            (VideoFormat::I420, 64, 64, 1, false),
+            (VideoFormat::Yv12, 64, 64, 3, false),
+        ] {
+            assert_eq!(maps(&info, other(format, width, height, planes)), fits, "{format}, {width}x{height}, {planes}");
+        }
     }
 
     #[test]

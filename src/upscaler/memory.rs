@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 pub fn available_memory() -> Option<u64> {
     let kind = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(kind);
-    // A machine without memory is one of which nothing is known.
+    // A total of 0 means that the system does not tell.
     (system.total_memory() > 0).then(|| least(system.available_memory(), system.cgroup_limits().as_ref()))
 }
 

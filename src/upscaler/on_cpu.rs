@@ -31,7 +31,7 @@ struct CpuModel {
 impl Model for CpuModel {
     fn stream(self: Arc<Self>, geometry: Geometry, options: Options, cancel: Cancel) -> Result<Box<dyn Stream>> {
         let (backend, network) = (self.backend.clone(), self.network.clone());
-        // What is out of reach anyway is not planned: that takes long where there are many tokens.
+        // Cheap arithmetic comes first: the numbers of a plan overflow for sizes that no memory holds.
         check_memory(least_bytes(geometry, &options))?;
         check_memory(plan(&network.config, geometry, options.clone())?.stream_bytes)?;
         Ok(Box::new(Engine::new(backend, network, geometry, options, cancel)?))

@@ -57,7 +57,7 @@ fn samples(buffer: &gst::BufferRef, info: &gst_video::VideoInfo) -> Vec<u8> {
         let (plane, step) = (frame.comp_plane(component), frame.comp_pstride(component) as usize);
         let (depth, shift) = (info.comp_depth(component as u8), info.format_info().shift()[component as usize]);
         let (len, offset) = ((depth + shift).div_ceil(8) as usize, frame.comp_poffset(component) as usize);
-        // Of P010 and the like GStreamer 1.22 gives the offset of Cr in samples.
+        // GStreamer 1.22 gives the offset of Cr in samples for P010 and the like.
         let offset = offset.next_multiple_of(len);
         for row in rows(plane) {
             for pixel in 0..frame.comp_width(component) as usize {
