@@ -92,8 +92,8 @@ template <class T> struct Tile {
                 load_matrix(k, fragment(shared.k, n * 8, p));
 #pragma unroll
                 for (u32 m = 0; m < 2; ++m) {
-                    multiply_add<T>(score[m][n], q[m], k[0], k[2]);
-                    multiply_add<T>(score[m][n + 1], q[m], k[1], k[3]);
+                    mma_m16n8k16<T>(score[m][n], q[m], k[0], k[2]);
+                    mma_m16n8k16<T>(score[m][n + 1], q[m], k[1], k[3]);
                 }
             }
         }
@@ -130,7 +130,7 @@ template <class T> struct Tile {
                 sum[m][r] = sum[m][r] * rescale[m][r] + added;
             }
         }
-        // The layout of the sums is that of a left-hand fragment, see "Matrix Fragments for mma.m16n8k16" in the PTX
+        // The layout of the accumulators is that of a fragment of A, see "Matrix Fragments for mma.m16n8k16" in the PTX
         // manual.
 #pragma unroll
         for (u32 m = 0; m < 2; ++m)
@@ -155,8 +155,8 @@ template <class T> struct Tile {
                 load_matrix_transposed(v, fragment(shared.v, n * 16, c));
 #pragma unroll
                 for (u32 m = 0; m < 2; ++m) {
-                    multiply_add<T>(out[m][c], weights[m][n], v[0], v[1]);
-                    multiply_add<T>(out[m][c + 1], weights[m][n], v[2], v[3]);
+                    mma_m16n8k16<T>(out[m][c], weights[m][n], v[0], v[1]);
+                    mma_m16n8k16<T>(out[m][c + 1], weights[m][n], v[2], v[3]);
                 }
             }
         }

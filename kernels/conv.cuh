@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Convolutions as problems of product.cuh, over taps that are read in place: the left side's rows are the pixels of a
-// map, its segments the taps of one input map after the other. A layer is an output step of a convolution over time, or
-// a phase of an upsampling.
+// Convolutions as problems of gemm.cuh (implicit GEMM): the rows of A are the pixels of a map, and its taps, read in
+// place, those of one input map after the other. The batch index (grid z) is the output frame of a convolution over time,
+// or the phase of an upsampling.
 #pragma once
 
-#include "product.cuh"
+#include "gemm.cuh"
 
 namespace {
 
@@ -21,16 +21,16 @@ struct ConvArgs {
     const void* skip;
     // Of the input maps.
     u32 height, width, inputs;
-    // Columns of the product: those of all maps that come out of one phase or step, `outputs` each.
+    // Columns of the GEMM: those of all maps that come out of one phase or frame, `outputs` each.
     u32 columns, outputs;
-    // Values of a column of weights; segments of them that are used.
-    u32 depth, segments;
+    // Values of a column of the weights; taps of them that are used.
+    u32 depth, taps;
     // Taps of a kernel's row: 3 or 2.
     u32 side;
-    // Output steps start 2 maps apart; each phase has weights and pixels of its own.
+    // Output frames start 2 maps apart; each phase has weights and pixels of its own.
     u32 over_time, phases, replicate, relu;
-    // Output steps or phases; and the blocks of the launch, for blocks that compute several tiles.
-    u32 layers, blocks;
+    // Output frames or phases; and the blocks of the launch, for blocks that compute several tiles.
+    u32 batches, blocks;
 };
 
 template <class T> struct Taps {
@@ -40,7 +40,7 @@ template <class T> struct Taps {
     };
 
     const ConvArgs* args;
-    u32 layer;
+    u32 batch;
     const T* map;
     // Of the tap, from the pixel.
     i32 dy, dx;
@@ -50,12 +50,12 @@ template <class T> struct Taps {
         return {i32(m / args->width), i32(m % args->width)};
     }
 
-    METHOD void enter(u32 segment) {
-        // Divided by constants: this comes up every few steps of the product.
+    METHOD void enter(u32 tap) {
+        // Divided by constants: this comes up every few k tiles.
         const bool three = args->side == 3;
-        const u32 source = three ? segment / 9 : segment / 4, tap = segment - source * (three ? 9 : 4);
-        const u32 tap_row = three ? tap / 3 : tap / 2, tap_column = tap - tap_row * (three ? 3 : 2);
-        const u32 phase = args->phases ? layer : 0, first = args->over_time ? 2 * layer : 0;
+        const u32 source = three ? tap / 9 : tap / 4, in_kernel = tap - source * (three ? 9 : 4);
+        const u32 tap_row = three ? in_kernel / 3 : in_kernel / 2, tap_column = in_kernel - tap_row * (three ? 3 : 2);
+        const u32 phase = args->phases ? batch : 0, first = args->over_time ? 2 * batch : 0;
         map = static_cast<const T*>(args->maps[first + source]);
         dy = i32(tap_row + phase / 2) - 1;
         dx = i32(tap_column + phase % 2) - 1;
@@ -74,15 +74,15 @@ template <class T> struct Taps {
 
 template <class T> struct ConvResult {
     const ConvArgs& args;
-    u32 layer;
+    u32 batch;
 
     METHOD bool has(u32 row, u32 column) const { return row < args.height * args.width && column < args.columns; }
     METHOD u32 run() const { return args.outputs; }
 
     METHOD u64 line(u32 row) const {
         if (!args.phases) return u64(row) * args.outputs;
-        const u64 y = 2 * u64(row / args.width) + layer / 2;
-        return (y * (2 * args.width) + 2 * (row % args.width) + layer % 2) * args.outputs;
+        const u64 y = 2 * u64(row / args.width) + batch / 2;
+        return (y * (2 * args.width) + 2 * (row % args.width) + batch % 2) * args.outputs;
     }
 
     template <int N> METHOD Terms<N> terms(u32 column) const {
@@ -92,9 +92,9 @@ template <class T> struct ConvResult {
     METHOD const T* added() const { return static_cast<const T*>(args.skip); }
 
     template <int N>
-    METHOD void put(u64 line, u32 column, const Vector<float, N>& sums, const Vector<float, N>& added) const {
-        auto y = sums;
-        const u32 out = args.phases ? column / args.outputs : args.over_time ? layer : 0;
+    METHOD void put(u64 line, u32 column, const Vector<float, N>& acc, const Vector<float, N>& added) const {
+        auto y = acc;
+        const u32 out = args.phases ? column / args.outputs : args.over_time ? batch : 0;
         const u32 channel = args.phases ? column % args.outputs : column;
 #pragma unroll
         for (int i = 0; i < N; ++i) y.values[i] += added.values[i];
@@ -108,16 +108,16 @@ template <class T> struct ConvResult {
 };
 
 template <class T> struct Conv {
-    using Left = Taps<T>;
+    using A = Taps<T>;
 
     const ConvArgs& args;
 
-    METHOD Left left(u32 layer) const { return {&args, layer, nullptr, 0, 0}; }
-    METHOD ConvResult<T> result(u32 layer) const { return {args, layer}; }
-    template <class Tile> METHOD Product product(u32 layer) const {
+    METHOD A a(u32 batch) const { return {&args, batch, nullptr, 0, 0}; }
+    METHOD ConvResult<T> result(u32 batch) const { return {args, batch}; }
+    template <class Tile> METHOD Gemm gemm(u32 batch) const {
         const u64 values = u64(divide_up(args.columns, Tile::N) * Tile::N) * args.depth;
-        return {static_cast<const T*>(args.weights) + (args.phases ? layer * values : 0),
-                args.height * args.width, args.columns, args.inputs, args.segments, args.depth};
+        return {static_cast<const T*>(args.weights) + (args.phases ? batch * values : 0),
+                args.height * args.width, args.columns, args.inputs, args.taps, args.depth};
     }
 };
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //
 // Hopper's own primitives, beside those of prims.cuh: for files whose names begin with hopper_, which are compiled for
-// it alone. Products of four warps (a warpgroup) come out of shared memory, and run on while the threads do other
-// things.
+// it alone. MMAs of four warps (a warpgroup) read shared memory, and run on while the threads do other things.
 //
 //   KERNELS_HOPPER(name, threads, Shared, Args)    KERNELS for bf16 and f16; one block on a multiprocessor
 //   Barrier, barrier_init, _init_fence, _arrive, _arrive_expect, _wait    barriers in shared memory (mbarrier): a phase
@@ -10,28 +9,28 @@
 //                             the parities 0, 1, 0, ..., and waiting for parity 1 of a new barrier returns at once
 //   copy_bulk                 contiguous bytes from global to shared memory; a barrier counts them
 //   async_proxy_fence         makes what this thread has written to shared memory (copy_async included, once it has
-//                             been waited for) visible to products and bulk copies; barriers come after it
-//   store_shared              16 bytes that products shall read: the emulator sees no other store
-//   warpgroup_multiply        sums (64 x N, f32) += left (64 x 16) * right (16 x N): wgmma.mma_async m64nNk16
+//                             been waited for) visible to MMAs and bulk copies; barriers come after it
+//   store_shared              16 bytes that MMAs shall read: the emulator sees no other store
+//   wgmma                     acc (64 x N, f32) += a (64 x 16) * b (16 x N): wgmma.mma_async m64nNk16
 //   warpgroup_fence, _commit, _wait    begin a group of products, end it, wait for all but the latest groups
 //   registers_decrease, _increase      of a warpgroup's threads, from what the kernel was launched with (setmaxnreg)
 //   named_barrier, _arrive    among some warps of a block: numbers 1 to 15
 //
-// Matrices in shared memory. Left and right consist of tiles of rows of 128 bytes, 64 values, that begin at a multiple
+// Matrices in shared memory. A and B consist of tiles of rows of 128 bytes, 64 values, that begin at a multiple
 // of 1024 bytes. The eight 16-byte pieces of a row are swizzled by the row's number: piece p of row r lies at p ^ r % 8
 // (PTX manual, "Asynchronous Warpgroup Level Matrix Shared Memory Layout", 128-byte swizzling). What a row is:
 //
-//   k_major    a row of the left side, or a column of the right: 64 values of k. Tiles follow each other every 8 rows,
+//   k_major    a row of A, or a column of B: 64 values of k. Tiles follow each other every 8 rows,
 //              so that any number of rows is one block of memory; 16 values of k are 32 bytes.
-//   mn_major   one k: 64 columns of the right side. Eight k lie together in 1024 bytes, and 16 in 2048; each further 64
+//   mn_major   one k: 64 columns of B. Eight k lie together in 1024 bytes, and 16 in 2048; each further 64
 //              columns lie `leading` bytes behind.
 //
 // In CUTLASS's notation (cute/atom/mma_traits_sm90_gmma.hpp, make_gmma_desc), in values of 16 bits: k_major is
 // Swizzle<3,4,3> o ((8,m),(8,2)) : ((64,SBO),(1,8)) with SBO = 1024 bytes, and mn_major Swizzle<3,4,3> o
 // ((8,8,m),(8,k)) : ((1,8,LBO),(64,SBO)) with SBO = 1024 bytes and LBO = `leading`.
 //
-// A thread holds of the sums, as i = 0 to N / 2: row 16 * (warp % 4) + lane / 4 + 8 * (i / 2 % 2), column 8 * (i / 4) +
-// lane % 4 * 2 + i % 2; and of a left side in registers the fragments of multiply_add for its warp's 16 rows.
+// A thread holds of the accumulators, as i = 0 to N / 2: row 16 * (warp % 4) + lane / 4 + 8 * (i / 2 % 2), column 8 * (i / 4) +
+// lane % 4 * 2 + i % 2; and of A in registers the fragments of mma_m16n8k16 for its warp's 16 rows.
 #pragma once
 
 #include "prims.cuh"

@@ -3,7 +3,7 @@
 // Sparse attention on Hopper: FlashAttention-3 (Shah et al., 2024) over lists of key windows. A block takes one window
 // of queries of a head after the other, as long as there are any. One thread takes them, one has queries, keys and
 // values brought, a tile of heads.cuh at a time, and two warpgroups compute, 64 queries each: the scores of the next
-// tile are multiplied while the softmax of this one is taken, and the warpgroups take turns, so that one has products
+// tile are multiplied while the softmax of this one is taken, and the warpgroups take turns, so that one has MMAs
 // under way while the other has powers of 2.
 
 #include "attention.cuh"
@@ -13,8 +13,8 @@ namespace {
 
 constexpr u32 CONSUMERS = 2, THREADS = (CONSUMERS + 1) * WARPGROUP;
 constexpr u32 QUERIES = WINDOW / CONSUMERS;
-// What a thread has of 64 x 128 sums.
-constexpr u32 SUMS = 64;
+// Accumulators of a thread, of 64 x 128.
+constexpr u32 ACC = 64;
 constexpr u32 TILE = Heads<bf16>::TILE, TILE_BYTES = 2 * TILE, HALF_BYTES = 2 * Heads<bf16>::HALF;
 // Tiles of queries, and of keys and values: all that fits.
 constexpr u32 QUERY_TILES = 2, TILES = 5;
@@ -133,11 +133,11 @@ template <class T> DEVICE void bring(AttentionShared<T>& shared, const SparseArg
     }
 }
 
-// A warpgroup's part. Of its sums a thread has those of two rows, row r those with i / 2 % 2 == r.
+// A warpgroup's part. Of its accumulators a thread has those of two rows, row r those with i / 2 % 2 == r.
 template <class T> struct Attention {
     AttentionShared<T>& shared;
-    float score[SUMS], out[SUMS];
-    // Left-hand fragments for 16 keys each.
+    float score[ACC], out[ACC];
+    // Fragments of A for 16 keys each.
     u32 weights[WINDOW / 16][4];
     // What scores are relative to, and the sum of the weights.
     float maximum[2], sum[2];
@@ -162,7 +162,7 @@ template <class T> struct Attention {
         return index;
     }
 
-    // To be called after the wait for the products that read it.
+    // To be called after the wait for the MMAs that read it.
     static METHOD void release(Barrier& empty) {
         if (lane() == 0) barrier_arrive(empty);
     }
@@ -176,7 +176,7 @@ template <class T> struct Attention {
 #pragma unroll
         for (u32 c = 0; c < HEAD; c += 16) {
             const u32 place = c / TILE_COLUMNS * HALF_BYTES + c % TILE_COLUMNS * 2;
-            warpgroup_multiply<T>(score, moved(q, place), moved(k, place), c > 0);
+            wgmma<T>(score, moved(q, place), moved(k, place), c > 0);
         }
         warpgroup_commit();
         return index;
@@ -187,7 +187,7 @@ template <class T> struct Attention {
         warpgroup_fence(out, weights);
 #pragma unroll
         for (u32 n = 0; n < WINDOW / 16; ++n)
-            warpgroup_multiply<T, true>(out, weights[n], moved(v, n * 16 * TILE_COLUMNS * 2), keep || n > 0);
+            wgmma<T, true>(out, weights[n], moved(v, n * 16 * TILE_COLUMNS * 2), keep || n > 0);
         warpgroup_commit();
         return index;
     }
@@ -198,7 +198,7 @@ template <class T> struct Attention {
         for (u32 r = 0; r < 2; ++r) {
             largest[r] = -infinity();
 #pragma unroll
-            for (u32 i = 2 * r; i < SUMS; i += 4) largest[r] = fmaxf(largest[r], fmaxf(score[i], score[i + 1]));
+            for (u32 i = 2 * r; i < ACC; i += 4) largest[r] = fmaxf(largest[r], fmaxf(score[i], score[i + 1]));
             largest[r] = row_maximum(largest[r], 4);
         }
     }
@@ -209,12 +209,12 @@ template <class T> struct Attention {
         for (u32 r = 0; r < 2; ++r) {
             const float shift = maximum[r] * SCALE;
 #pragma unroll
-            for (u32 i = 2 * r; i < SUMS; i += 4)
+            for (u32 i = 2 * r; i < ACC; i += 4)
                 for (u32 x = i; x < i + 2; ++x) sum[r] += score[x] = exp2_fast(score[x] * SCALE - shift);
         }
     }
 
-    // The layout of the sums is that of a left side in registers.
+    // The layout of the accumulators is that of A in registers.
     METHOD void pack_weights() {
 #pragma unroll
         for (u32 n = 0; n < WINDOW / 16; ++n)
@@ -255,7 +255,7 @@ template <class T> struct Attention {
             release(shared.tile_ring.empty[values]);
             if (ballot(changed) != 0) {
 #pragma unroll
-                for (u32 x = 0; x < SUMS; ++x) out[x] *= rescale[x / 2 % 2];
+                for (u32 x = 0; x < ACC; ++x) out[x] *= rescale[x / 2 % 2];
             }
             pack_weights();
         }
@@ -269,12 +269,12 @@ template <class T> struct Attention {
         constexpr u32 PIECES = HEAD / 8;
         const u32 l = lane(), first = warp() * 16;
         T* own = shared.q[query.index];
-        named_barrier(OWN + warpgroup(), WARPGROUP);  // All its products have read them.
+        named_barrier(OWN + warpgroup(), WARPGROUP);  // All its MMAs have read them.
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
             const float factor = 1.0f / row_sum(sum[r], 4);
 #pragma unroll
-            for (u32 i = 2 * r; i < SUMS; i += 4)
+            for (u32 i = 2 * r; i < ACC; i += 4)
                 *reinterpret_cast<u32*>(own + Heads<T>::piece(first + l / 4 + 8 * r, i / 4) + l % 4 * 2) =
                     pack<T>(out[i] * factor, out[i + 1] * factor);
         }

@@ -50,7 +50,7 @@ DEVICE void named_barrier_arrive(u32 number, u32 threads) {
     asm volatile("bar.arrive %0, %1;" :: "r"(number), "r"(threads) : "memory");
 }
 
-// The compiler does not know that registers change between a product and the wait for it. These keep what it does with
+// The compiler does not know that registers change between an MMA and the wait for it. These keep what it does with
 // them on its side of a fence or a wait.
 DEVICE void pin(float& value) { asm volatile("" : "+f"(value) :: "memory"); }
 DEVICE void pin(u32& value) { asm volatile("" : "+r"(value) :: "memory"); }
@@ -59,85 +59,85 @@ template <class A, u32 N> DEVICE void pin(A (&values)[N]) {
     for (u32 i = 0; i < N; ++i) pin(values[i]);
 }
 
-// Before the first product of a group: `values` are the sums and the left sides in registers that it uses.
+// Before the first MMA of a group: `values` are the accumulators and the fragments of A that it uses.
 template <class... Values> DEVICE void warpgroup_fence(Values&... values) {
     (pin(values), ...);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 DEVICE void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits until at most the N latest groups are under way. `values` are what the products that are over have used.
+// Waits until at most the N latest groups are under way. `values` are what the MMAs that are over have used.
 template <int N, class... Values> DEVICE void warpgroup_wait(Values&... values) {
     asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory");
     (pin(values), ...);
 }
 
-// wgmma.mma_async for N columns: shared(sums, left, right, keep) with the left side in shared memory, registers(...)
-// with that in registers. Without `keep` the sums start at 0.
-template <class T, u32 N> struct WarpgroupProduct;
+// wgmma.mma_async for N columns: shared(acc, a, b, keep) with A in shared memory, registers(...) with A
+// in registers. Without `keep` the accumulators start at 0.
+template <class T, u32 N> struct Wgmma;
 
-// Lists of the sums' numbers, for the instruction's text and for its operands.
+// Lists of the accumulators' numbers, for the instruction's text and for its operands.
 #define TEN(ITEM, tens)                                                                                 \
     ITEM(tens##0) ITEM(tens##1) ITEM(tens##2) ITEM(tens##3) ITEM(tens##4)                               \
     ITEM(tens##5) ITEM(tens##6) ITEM(tens##7) ITEM(tens##8) ITEM(tens##9)
-#define SUMS_32(ITEM, LAST) TEN(ITEM, ) TEN(ITEM, 1) TEN(ITEM, 2) ITEM(30) LAST(31)
-#define SUMS_64(ITEM, LAST)                                                                             \
+#define ACC_32(ITEM, LAST) TEN(ITEM, ) TEN(ITEM, 1) TEN(ITEM, 2) ITEM(30) LAST(31)
+#define ACC_64(ITEM, LAST)                                                                             \
     TEN(ITEM, ) TEN(ITEM, 1) TEN(ITEM, 2) TEN(ITEM, 3) TEN(ITEM, 4) TEN(ITEM, 5)                        \
     ITEM(60) ITEM(61) ITEM(62) LAST(63)
-#define SUMS_128(ITEM, LAST)                                                                            \
+#define ACC_128(ITEM, LAST)                                                                            \
     TEN(ITEM, ) TEN(ITEM, 1) TEN(ITEM, 2) TEN(ITEM, 3) TEN(ITEM, 4) TEN(ITEM, 5)                        \
     TEN(ITEM, 6) TEN(ITEM, 7) TEN(ITEM, 8) TEN(ITEM, 9) TEN(ITEM, 10) TEN(ITEM, 11)                     \
     ITEM(120) ITEM(121) ITEM(122) ITEM(123) ITEM(124) ITEM(125) ITEM(126) LAST(127)
 #define TEXT(i) "%" #i ", "
 #define LAST_TEXT(i) "%" #i
-#define OPERAND(i) "+f"(sums[i]),
-#define LAST_OPERAND(i) "+f"(sums[i])
+#define OPERAND(i) "+f"(acc[i]),
+#define LAST_OPERAND(i) "+f"(acc[i])
 
-// `type` as PTX writes it; the numbers of the operands behind the sums.
-#define WARPGROUP_PRODUCT(T, type, N, SUMS, n0, n1, n2, n3, n4, n5, n6)                                 \
-    template <> struct WarpgroupProduct<T, N> {                                                         \
-        template <bool MN_MAJOR> static DEVICE void shared(float (&sums)[N / 2], u64 left, u64 right, bool keep) { \
+// `type` as PTX writes it; the numbers of the operands behind the accumulators.
+#define WGMMA(T, type, N, ACC, n0, n1, n2, n3, n4, n5, n6)                                 \
+    template <> struct Wgmma<T, N> {                                                         \
+        template <bool MN_MAJOR> static DEVICE void shared(float (&acc)[N / 2], u64 a, u64 b, bool keep) { \
             asm volatile("{\n\t.reg .pred keep;\n\tsetp.ne.b32 keep, %" #n2 ", 0;\n\t"                  \
                          "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." type "." type " {"           \
-                         SUMS(TEXT, LAST_TEXT) "}, %" #n0 ", %" #n1 ", keep, 1, 1, 0, %" #n3 ";\n\t}"   \
-                         : SUMS(OPERAND, LAST_OPERAND)                                                  \
-                         : "l"(left), "l"(right), "r"(u32(keep)), "n"(MN_MAJOR ? 1 : 0));               \
+                         ACC(TEXT, LAST_TEXT) "}, %" #n0 ", %" #n1 ", keep, 1, 1, 0, %" #n3 ";\n\t}"   \
+                         : ACC(OPERAND, LAST_OPERAND)                                                  \
+                         : "l"(a), "l"(b), "r"(u32(keep)), "n"(MN_MAJOR ? 1 : 0));               \
         }                                                                                               \
         template <bool MN_MAJOR>                                                                        \
-        static DEVICE void registers(float (&sums)[N / 2], const u32 (&left)[4], u64 right, bool keep) { \
+        static DEVICE void registers(float (&acc)[N / 2], const u32 (&a)[4], u64 b, bool keep) { \
             asm volatile("{\n\t.reg .pred keep;\n\tsetp.ne.b32 keep, %" #n5 ", 0;\n\t"                  \
                          "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." type "." type " {"           \
-                         SUMS(TEXT, LAST_TEXT) "}, {%" #n0 ", %" #n1 ", %" #n2 ", %" #n3 "}, %" #n4     \
+                         ACC(TEXT, LAST_TEXT) "}, {%" #n0 ", %" #n1 ", %" #n2 ", %" #n3 "}, %" #n4     \
                          ", keep, 1, 1, %" #n6 ";\n\t}"                                                 \
-                         : SUMS(OPERAND, LAST_OPERAND)                                                  \
-                         : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right),          \
+                         : ACC(OPERAND, LAST_OPERAND)                                                  \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),          \
                            "r"(u32(keep)), "n"(MN_MAJOR ? 1 : 0));                                      \
         }                                                                                               \
     };
-#define WARPGROUP_PRODUCTS(T, type)                                                                     \
-    WARPGROUP_PRODUCT(T, type, 64, SUMS_32, 32, 33, 34, 35, 36, 37, 38)                                 \
-    WARPGROUP_PRODUCT(T, type, 128, SUMS_64, 64, 65, 66, 67, 68, 69, 70)                                \
-    WARPGROUP_PRODUCT(T, type, 256, SUMS_128, 128, 129, 130, 131, 132, 133, 134)
-WARPGROUP_PRODUCTS(bf16, "bf16")
-WARPGROUP_PRODUCTS(f16, "f16")
+#define WGMMAS(T, type)                                                                     \
+    WGMMA(T, type, 64, ACC_32, 32, 33, 34, 35, 36, 37, 38)                                 \
+    WGMMA(T, type, 128, ACC_64, 64, 65, 66, 67, 68, 69, 70)                                \
+    WGMMA(T, type, 256, ACC_128, 128, 129, 130, 131, 132, 133, 134)
+WGMMAS(bf16, "bf16")
+WGMMAS(f16, "f16")
 
 #undef TEN
-#undef SUMS_32
-#undef SUMS_64
-#undef SUMS_128
+#undef ACC_32
+#undef ACC_64
+#undef ACC_128
 #undef TEXT
 #undef LAST_TEXT
 #undef OPERAND
 #undef LAST_OPERAND
-#undef WARPGROUP_PRODUCT
-#undef WARPGROUP_PRODUCTS
+#undef WGMMA
+#undef WGMMAS
 
-// Left and right from shared memory: k_major, or for the right side with MN_MAJOR mn_major.
-template <class T, bool MN_MAJOR = false, u32 SUMS>
-DEVICE void warpgroup_multiply(float (&sums)[SUMS], u64 left, u64 right, bool keep = true) {
-    WarpgroupProduct<T, 2 * SUMS>::template shared<MN_MAJOR>(sums, left, right, keep);
+// A and B from shared memory: k_major, or for B with MN_MAJOR mn_major.
+template <class T, bool MN_MAJOR = false, u32 ACC>
+DEVICE void wgmma(float (&acc)[ACC], u64 a, u64 b, bool keep = true) {
+    Wgmma<T, 2 * ACC>::template shared<MN_MAJOR>(acc, a, b, keep);
 }
-// Left from registers, which hold until the wait.
-template <class T, bool MN_MAJOR = false, u32 SUMS>
-DEVICE void warpgroup_multiply(float (&sums)[SUMS], const u32 (&left)[4], u64 right, bool keep = true) {
-    WarpgroupProduct<T, 2 * SUMS>::template registers<MN_MAJOR>(sums, left, right, keep);
+// A from registers, which hold until the wait.
+template <class T, bool MN_MAJOR = false, u32 ACC>
+DEVICE void wgmma(float (&acc)[ACC], const u32 (&a)[4], u64 b, bool keep = true) {
+    Wgmma<T, 2 * ACC>::template registers<MN_MAJOR>(acc, a, b, keep);
 }

@@ -2,19 +2,19 @@
 //
 // Linear layers over rows, on Hopper.
 
-#include "hopper_matmul.cuh"
+#include "gemm_wgmma.cuh"
 #include "linear.cuh"
 
 namespace {
 
 template <class T, class Tile> DEVICE void linear(const LinearArgs& args) {
-    multiply<T, Tile>(Linear<T>{args}, 1, args.blocks);
+    gemm<T, Tile>(Linear<T>{args}, 1, args.blocks);
 }
 
-template <class T> DEVICE void hopper_linear_wide(const LinearArgs& args) { linear<T, Wide>(args); }
-template <class T> DEVICE void hopper_linear_tall(const LinearArgs& args) { linear<T, Tall>(args); }
+template <class T> DEVICE void hopper_linear_wide(const LinearArgs& args) { linear<T, T128x256>(args); }
+template <class T> DEVICE void hopper_linear_tall(const LinearArgs& args) { linear<T, T256x128>(args); }
 
 }
 
-KERNELS_HOPPER(hopper_linear_wide, THREADS, WideShared, LinearArgs)
-KERNELS_HOPPER(hopper_linear_tall, THREADS, TallShared, LinearArgs)
+KERNELS_HOPPER(hopper_linear_wide, THREADS, T128x256Shared, LinearArgs)
+KERNELS_HOPPER(hopper_linear_tall, THREADS, T256x128Shared, LinearArgs)

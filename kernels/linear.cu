@@ -3,22 +3,22 @@
 // Linear layers over rows.
 
 #include "linear.cuh"
-#include "matmul.cuh"
+#include "gemm_mma.cuh"
 
 namespace {
 
 template <class T, class Tile, bool ALIGNED> DEVICE void linear(const LinearArgs& args) {
-    multiply<T, Tile, ALIGNED>(Linear<T>{args}, 0);
+    gemm<T, Tile, ALIGNED>(Linear<T>{args}, 0);
 }
 
-template <class T> DEVICE void linear_wide(const LinearArgs& args) { linear<T, Wide, true>(args); }
-template <class T> DEVICE void linear_middle(const LinearArgs& args) { linear<T, Middle, true>(args); }
-template <class T> DEVICE void linear_narrow(const LinearArgs& args) { linear<T, Narrow, true>(args); }
-template <class T> DEVICE void linear_odd(const LinearArgs& args) { linear<T, Middle, false>(args); }
+template <class T> DEVICE void linear_wide(const LinearArgs& args) { linear<T, T128x128, true>(args); }
+template <class T> DEVICE void linear_middle(const LinearArgs& args) { linear<T, T128x64, true>(args); }
+template <class T> DEVICE void linear_narrow(const LinearArgs& args) { linear<T, T256x16, true>(args); }
+template <class T> DEVICE void linear_odd(const LinearArgs& args) { linear<T, T128x64, false>(args); }
 
 }
 
-KERNELS_RESIDENT(linear_wide, THREADS, BLOCKS, WideShared, LinearArgs)
-KERNELS_RESIDENT(linear_middle, THREADS, BLOCKS, MiddleShared, LinearArgs)
-KERNELS_RESIDENT(linear_narrow, THREADS, BLOCKS, NarrowShared, LinearArgs)
-KERNELS_RESIDENT(linear_odd, THREADS, BLOCKS, MiddleShared, LinearArgs)
+KERNELS_RESIDENT(linear_wide, THREADS, BLOCKS, T128x128Shared, LinearArgs)
+KERNELS_RESIDENT(linear_middle, THREADS, BLOCKS, T128x64Shared, LinearArgs)
+KERNELS_RESIDENT(linear_narrow, THREADS, BLOCKS, T256x16Shared, LinearArgs)
+KERNELS_RESIDENT(linear_odd, THREADS, BLOCKS, T128x64Shared, LinearArgs)

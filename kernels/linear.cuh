@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Linear layers over rows, as problems of product.cuh.
+// Linear layers over rows, as problems of gemm.cuh.
 #pragma once
 
-#include "product.cuh"
+#include "gemm.cuh"
 
 namespace {
 
@@ -54,8 +54,8 @@ template <class T> struct LinearResult {
     METHOD const T* added() const { return static_cast<const T*>(args.residual); }
 
     template <int N>
-    METHOD void put(u64 line, u32 column, const Vector<float, N>& sums, const Vector<float, N>& added) const {
-        auto y = sums;
+    METHOD void put(u64 line, u32 column, const Vector<float, N>& acc, const Vector<float, N>& added) const {
+        auto y = acc;
         if (args.epilogue == GELU) {
 #pragma unroll
             for (int i = 0; i < N; ++i) y.values[i] = gelu(y.values[i]);
@@ -67,13 +67,13 @@ template <class T> struct LinearResult {
 };
 
 template <class T> struct Linear {
-    using Left = Rows<T>;
+    using A = Rows<T>;
 
     const LinearArgs& args;
 
-    METHOD Left left(u32) const { return {static_cast<const T*>(args.x), args.rows, args.inputs}; }
+    METHOD A a(u32) const { return {static_cast<const T*>(args.x), args.rows, args.inputs}; }
     METHOD LinearResult<T> result(u32) const { return {args}; }
-    template <class Tile> METHOD Product product(u32) const {
+    template <class Tile> METHOD Gemm gemm(u32) const {
         return {args.weights, args.rows, args.columns, args.inputs, 1, args.depth};
     }
 };

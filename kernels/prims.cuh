@@ -15,7 +15,7 @@
 //   shuffle_xor, ballot                   between the lanes of a warp
 //   atomic_add_shared, _or, _count        in shared memory; in global memory
 //   copy_async, _commit, _wait            16 bytes from global to shared memory, later
-//   load_matrix, _transposed, multiply_add    fragments of the tensor cores: mma.sync m16n8k16
+//   load_matrix, _transposed, mma_m16n8k16    fragments of the tensor cores: ldmatrix, mma.sync
 //   to_float, from_float, pack            storage types: values are stored as float, bf16 or f16 and computed in f32
 #pragma once
 

@@ -37,8 +37,8 @@ const char* Async::finish() const {
     for (const BarrierState& barrier : barriers_)
         if (!barrier.copies.empty()) return "a bulk copy that nobody waits for";
     for (size_t w = 0; w < warps_.size(); ++w) {
-        if (!warps_[w].products.empty()) return "a product that nobody waits for";
-        if (warps_[w].issued != warps_[w - w % 4].issued) return "a product of some warps of a warpgroup";
+        if (!warps_[w].mmas.empty()) return "an MMA that nobody waits for";
+        if (warps_[w].issued != warps_[w - w % 4].issued) return "an MMA of some warps of a warpgroup";
     }
     return nullptr;
 }
@@ -125,8 +125,8 @@ void Async::wait(unsigned long long& state, u32 parity) {
     }
 }
 
-// --- products
-// ---------------------------------------------------------------------------------------------------------
+// --- wgmma
+// ------------------------------------------------------------------------------------------------------------
 
 Async::Warp& Async::warp() { return warps_[block_.running / 32]; }
 
@@ -137,52 +137,53 @@ void Async::commit() {
     ++warp().group;
 }
 
-void Async::multiply(LaneProduct** lanes) {
+void Async::wgmma(LaneMma** lanes) {
     Warp& own = warp();
     ++own.issued;
-    if (!own.fenced) block_.fail("a product whose group has no fence before it");
-    WarpProduct product{{}, own.group};
+    if (!own.fenced) block_.fail("an MMA whose group has no fence before it");
+    WarpMma mma{{}, own.group};
     for (u32 l = 0; l < 32; ++l) {
-        const LaneProduct &lane = *lanes[l], &first = *lanes[0];
-        if (lane.left_matrix != first.left_matrix || lane.right_matrix != first.right_matrix ||
+        const LaneMma &lane = *lanes[l], &first = *lanes[0];
+        if (lane.a_descriptor != first.a_descriptor || lane.b_descriptor != first.b_descriptor ||
             lane.keep != first.keep) {
             block_.fail("lanes of a warp that multiply different matrices");
         }
-        product.lanes[l] = lane;
+        mma.lanes[l] = lane;
     }
-    auto sums = std::find_if(own.sums.begin(), own.sums.end(),
-                             [&](const Sums& sums) { return sums.registers[0] == lanes[0]->sums; });
-    if (sums == own.sums.end()) {
+    auto acc = std::find_if(own.accumulators.begin(), own.accumulators.end(),
+                            [&](const Accumulators& acc) { return acc.registers[0] == lanes[0]->acc; });
+    if (acc == own.accumulators.end()) {
         const u32 count = lanes[0]->columns / 2;
-        Sums taken{{}, count, 0, {}};
+        Accumulators taken{{}, count, 0, {}};
         for (u32 l = 0; l < 32; ++l) {
-            taken.registers[l] = lanes[l]->sums;
-            taken.values.insert(taken.values.end(), lanes[l]->sums, lanes[l]->sums + count);
-            std::memset(lanes[l]->sums, POISON, 4 * count);
+            taken.registers[l] = lanes[l]->acc;
+            taken.values.insert(taken.values.end(), lanes[l]->acc, lanes[l]->acc + count);
+            std::memset(lanes[l]->acc, POISON, 4 * count);
         }
-        sums = own.sums.insert(own.sums.end(), std::move(taken));
+        acc = own.accumulators.insert(own.accumulators.end(), std::move(taken));
     }
-    ++sums->products;
-    own.products.push_back(product);
+    ++acc->mmas;
+    own.mmas.push_back(mma);
 }
 
-void Async::wait_products(u32 groups) {
+void Async::wait_mmas(u32 groups) {
     Warp& own = warp();
     size_t done = 0;
-    for (; done < own.products.size() && own.products[done].group + groups < own.group; ++done) {
-        const WarpProduct& product = own.products[done];
-        auto sums = std::find_if(own.sums.begin(), own.sums.end(),
-                                 [&](const Sums& sums) { return sums.registers[0] == product.lanes[0].sums; });
-        compute(product, *sums);
-        if (--sums->products > 0) continue;
+    for (; done < own.mmas.size() && own.mmas[done].group + groups < own.group; ++done) {
+        const WarpMma& mma = own.mmas[done];
+        auto acc = std::find_if(own.accumulators.begin(), own.accumulators.end(),
+                                [&](const Accumulators& acc) { return acc.registers[0] == mma.lanes[0].acc; });
+        compute(mma, *acc);
+        if (--acc->mmas > 0) continue;
         for (u32 l = 0; l < 32; ++l) {
-            float* registers = sums->registers[l];
-            if (!is_poison(registers, sums->count)) block_.fail("sums that are written while a product computes them");
-            std::memcpy(registers, &sums->values[l * sums->count], 4 * sums->count);
+            float* registers = acc->registers[l];
+            if (!is_poison(registers, acc->count))
+                block_.fail("accumulators that are written while an MMA computes them");
+            std::memcpy(registers, &acc->values[l * acc->count], 4 * acc->count);
         }
-        own.sums.erase(sums);
+        own.accumulators.erase(acc);
     }
-    own.products.erase(own.products.begin(), own.products.begin() + long(done));
+    own.mmas.erase(own.mmas.begin(), own.mmas.begin() + long(done));
 }
 
 // Eight values of a matrix in shared memory, as its descriptor tells: those of one row of M or column of N from k on, or
@@ -207,43 +208,43 @@ void Async::read(float (&values)[8], uint64_t descriptor, bool mn_major, bool ha
     for (u32 i = 0; i < 8; ++i) values[i] = half ? to_float(f16{bits[i]}) : to_float(bf16{bits[i]});
 }
 
-// The 16 rows of a warp. Fragments are those of multiply_add.
-void Async::compute(const WarpProduct& product, Sums& sums) {
+// The 16 rows of a warp. Fragments are those of mma_m16n8k16.
+void Async::compute(const WarpMma& mma, Accumulators& acc) {
     constexpr u32 MAX_COLUMNS = 256;
-    static thread_local float left[16][16], right[16][MAX_COLUMNS], out[16][MAX_COLUMNS];
-    const LaneProduct& first = product.lanes[0];
+    static thread_local float a[16][16], b[16][MAX_COLUMNS], out[16][MAX_COLUMNS];
+    const LaneMma& first = mma.lanes[0];
     const u32 columns = first.columns, row = block_.running / 32 % 4 * 16;
     float eight[8];
     for (u32 k = 0; k < 16; ++k)
         for (u32 j = 0; j < columns && first.mn_major; j += 8) {
-            read(eight, first.right_matrix, true, first.half, j, k);
-            for (u32 i = 0; i < 8; ++i) right[k][j + i] = eight[i];
+            read(eight, first.b_descriptor, true, first.half, j, k);
+            for (u32 i = 0; i < 8; ++i) b[k][j + i] = eight[i];
         }
     for (u32 k = 0; k < 16; k += 8) {
         for (u32 j = 0; j < columns && !first.mn_major; ++j) {
-            read(eight, first.right_matrix, false, first.half, j, k);
-            for (u32 i = 0; i < 8; ++i) right[k + i][j] = eight[i];
+            read(eight, first.b_descriptor, false, first.half, j, k);
+            for (u32 i = 0; i < 8; ++i) b[k + i][j] = eight[i];
         }
-        for (u32 i = 0; i < 16 && !first.left; ++i) {
-            read(eight, first.left_matrix, false, first.half, row + i, k);
-            for (u32 j = 0; j < 8; ++j) left[i][k + j] = eight[j];
+        for (u32 i = 0; i < 16 && !first.a; ++i) {
+            read(eight, first.a_descriptor, false, first.half, row + i, k);
+            for (u32 j = 0; j < 8; ++j) a[i][k + j] = eight[j];
         }
     }
-    for (u32 l = 0; l < 32 && first.left; ++l)
+    for (u32 l = 0; l < 32 && first.a; ++l)
         for (u32 i = 0; i < 8; ++i) {
-            const u16 bits = u16(product.lanes[l].left[i / 2] >> i % 2 * 16);
-            left[l / 4 + i / 2 % 2 * 8][l % 4 * 2 + i % 2 + i / 4 * 8] =
+            const u16 bits = u16(mma.lanes[l].a[i / 2] >> i % 2 * 16);
+            a[l / 4 + i / 2 % 2 * 8][l % 4 * 2 + i % 2 + i / 4 * 8] =
                 first.half ? to_float(f16{bits}) : to_float(bf16{bits});
         }
     auto each = [&](auto visit) {
         for (u32 l = 0; l < 32; ++l)
-            for (u32 i = 0; i < sums.count; ++i)
-                visit(out[l / 4 + i / 2 % 2 * 8][i / 4 * 8 + l % 4 * 2 + i % 2], sums.values[l * sums.count + i]);
+            for (u32 i = 0; i < acc.count; ++i)
+                visit(out[l / 4 + i / 2 % 2 * 8][i / 4 * 8 + l % 4 * 2 + i % 2], acc.values[l * acc.count + i]);
     };
     each([&](float& sum, const float& value) { sum = first.keep ? value : 0.0f; });
     for (u32 i = 0; i < 16; ++i)
         for (u32 k = 0; k < 16; ++k)
-            for (u32 j = 0; j < columns; ++j) out[i][j] += left[i][k] * right[k][j];
+            for (u32 j = 0; j < columns; ++j) out[i][j] += a[i][k] * b[k][j];
     each([&](const float& sum, float& value) { value = sum; });
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// What a Hopper GPU does beside the threads of a block: bulk copies, the barriers that count them, and products of
-// warpgroups. Each happens as late as it may: a bulk copy lands when somebody first finds the phase of its barrier
-// over, a product reads shared memory and gives its sums at the wait for it. Until then what they write is NaN. They
+// What a Hopper GPU does beside the threads of a block: bulk copies, the barriers that count them, and MMAs of
+// warpgroups (wgmma). Each happens as late as it may: a bulk copy lands when somebody first finds the phase of its barrier
+// over, an MMA reads shared memory and gives its accumulators at the wait for it. Until then what they write is NaN. They
 // see shared memory through a copy of it, into which the threads' own writes come with async_proxy_fence.
 #pragma once
 
@@ -14,11 +14,11 @@ namespace emulator {
 
 class Block;
 
-// A product as a lane asks for it: `left` are its fragments, or null if the left side is in shared memory.
-struct LaneProduct {
-    float* sums;
-    const uint32_t* left;
-    uint64_t left_matrix, right_matrix;
+// An MMA as a lane asks for it: `a` are its fragments, or null if A is in shared memory.
+struct LaneMma {
+    float* acc;
+    const uint32_t* a;
+    uint64_t a_descriptor, b_descriptor;
     uint32_t columns;
     bool mn_major, half, keep;
 };
@@ -33,7 +33,7 @@ public:
     // What is wrong with a block that ends here, or null.
     const char* finish() const;
 
-    // 16 bytes of shared memory in the view of copies and products: they are unknown; they are as the threads see them.
+    // 16 bytes of shared memory in the view of copies and MMAs: they are unknown; they are as the threads see them.
     void hide(uint32_t address);
     void show(uint32_t address);
 
@@ -45,9 +45,9 @@ public:
 
     // Of the warp that runs.
     void fence();
-    void multiply(LaneProduct** lanes);
+    void wgmma(LaneMma** lanes);
     void commit();
-    void wait_products(uint32_t groups);
+    void wait_mmas(uint32_t groups);
 
 private:
     struct BulkCopy {
@@ -62,22 +62,22 @@ private:
         bool fenced;
         std::vector<BulkCopy> copies;
     };
-    // The sums of a warp that products are computing.
-    struct Sums {
+    // Accumulators of a warp to which MMAs are adding.
+    struct Accumulators {
         float* registers[32];
         uint32_t count;
-        uint32_t products;
+        uint32_t mmas;
         std::vector<float> values;
     };
-    struct WarpProduct {
-        LaneProduct lanes[32];
+    struct WarpMma {
+        LaneMma lanes[32];
         uint32_t group;
     };
     struct Warp {
         bool fenced;
         uint32_t group, issued;
-        std::vector<WarpProduct> products;
-        std::vector<Sums> sums;
+        std::vector<WarpMma> mmas;
+        std::vector<Accumulators> accumulators;
     };
 
     Block& block_;
@@ -93,7 +93,7 @@ private:
 
     Warp& warp();
     void read(float (&values)[8], uint64_t descriptor, bool mn_major, bool half, uint32_t line, uint32_t k);
-    void compute(const WarpProduct& product, Sums& sums);
+    void compute(const WarpMma& mma, Accumulators& acc);
 };
 
 }

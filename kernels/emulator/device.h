@@ -50,7 +50,7 @@ struct LoadMatrix {
     u32* out;
     const u16* row;
 };
-struct MultiplyAdd {
+struct Mma {
     float* d;
     const u32* a;
     u32 b[2];
@@ -159,9 +159,9 @@ template <class T> inline void load_matrix_transposed(u32 (&r)[4], const T* row)
     });
 }
 
-template <class T> inline void multiply_add(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    emulator::MultiplyAdd own{d, a, {b0, b1}};
-    emulator::meet<emulator::MultiplyAdd>(own, [](emulator::MultiplyAdd** lanes) {
+template <class T> inline void mma_m16n8k16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    emulator::Mma own{d, a, {b0, b1}};
+    emulator::meet<emulator::Mma>(own, [](emulator::Mma** lanes) {
         auto value = [](u32 pair, u32 half) { return to_float(T{u16(half ? pair >> 16 : pair)}); };
         float a[16][16], b[16][8], d[16][8];
         for (u32 l = 0; l < 32; ++l) {

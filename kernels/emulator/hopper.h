@@ -42,24 +42,24 @@ DEVICE void warpgroup_commit() {
 }
 template <int N, class... Values> DEVICE void warpgroup_wait(Values&...) {
     u32 nothing = 0;
-    emulator::meet<u32>(nothing, [](u32**) { emulator::block()->async.wait_products(N); });
+    emulator::meet<u32>(nothing, [](u32**) { emulator::block()->async.wait_mmas(N); });
 }
 
 namespace emulator {
 template <class T> constexpr bool is_half = std::is_same<T, f16>::value;
 
-inline void multiply(LaneProduct& own) {
-    meet<LaneProduct>(own, [](LaneProduct** lanes) { block()->async.multiply(lanes); });
+inline void wgmma(LaneMma& own) {
+    meet<LaneMma>(own, [](LaneMma** lanes) { block()->async.wgmma(lanes); });
 }
 }
 
-template <class T, bool MN_MAJOR = false, u32 SUMS>
-inline void warpgroup_multiply(float (&sums)[SUMS], u64 left, u64 right, bool keep = true) {
-    emulator::LaneProduct own{sums, nullptr, left, right, 2 * SUMS, MN_MAJOR, emulator::is_half<T>, keep};
-    emulator::multiply(own);
+template <class T, bool MN_MAJOR = false, u32 ACC>
+inline void wgmma(float (&acc)[ACC], u64 a, u64 b, bool keep = true) {
+    emulator::LaneMma own{acc, nullptr, a, b, 2 * ACC, MN_MAJOR, emulator::is_half<T>, keep};
+    emulator::wgmma(own);
 }
-template <class T, bool MN_MAJOR = false, u32 SUMS>
-inline void warpgroup_multiply(float (&sums)[SUMS], const u32 (&left)[4], u64 right, bool keep = true) {
-    emulator::LaneProduct own{sums, left, 0, right, 2 * SUMS, MN_MAJOR, emulator::is_half<T>, keep};
-    emulator::multiply(own);
+template <class T, bool MN_MAJOR = false, u32 ACC>
+inline void wgmma(float (&acc)[ACC], const u32 (&a)[4], u64 b, bool keep = true) {
+    emulator::LaneMma own{acc, a, 0, b, 2 * ACC, MN_MAJOR, emulator::is_half<T>, keep};
+    emulator::wgmma(own);
 }

@@ -6,11 +6,11 @@
 
 namespace {
 
-constexpr u32 COLUMNS = 64, STEP = 64, STEPS = 5, STAGES = 2;
+constexpr u32 COLUMNS = 64, BLOCK_K = 64, K_TILES = 5, STAGES = 2;
 constexpr u32 PRODUCER = WARPGROUP;
 
 struct PlantedArgs {
-    // For each step a left and a right side, in tiles as they lie in shared memory.
+    // For each k tile its A and B, in tiles as they lie in shared memory.
     const bf16* operands;
     float* out;
 };
@@ -19,8 +19,8 @@ constexpr u32 OPERAND = 64 * 64;
 
 struct PlantedShared {
     struct {
-        alignas(1024) bf16 left[OPERAND];
-        alignas(1024) bf16 right[OPERAND];
+        alignas(1024) bf16 a[OPERAND];
+        alignas(1024) bf16 b[OPERAND];
     } stages[STAGES];
     Barrier full[STAGES], empty[STAGES];
 };
@@ -29,31 +29,31 @@ enum Mistake {
     NONE,
     NO_PROXY_FENCE,
     EARLY_OVERWRITE,
-    NO_PRODUCT_WAIT,
+    NO_MMA_WAIT,
     WRONG_SWIZZLE,
     WRONG_STRIDE,
-    NO_PRODUCT_FENCE,
+    NO_MMA_FENCE,
     TOO_FEW_BYTES,
     WRONG_PARITY,
     NO_BARRIER_FENCE,
-    TOUCHED_SUMS,
+    TOUCHED_ACCUMULATORS,
     EARLY_RELEASE,
 };
 
-// What is added up is the product of each step. The left side comes by copy_async through the threads of a warpgroup,
-// the right by a bulk copy.
+// What is added up is the product of each k tile. A comes by copy_async through the threads of a warpgroup, B by a bulk
+// copy.
 template <Mistake MISTAKE> DEVICE void produce(const PlantedArgs& args, PlantedShared& shared) {
     const u32 own = thread() - PRODUCER;
-    for (u32 step = 0; step < STEPS; ++step) {
-        const u32 s = step % STAGES;
+    for (u32 k_tile = 0; k_tile < K_TILES; ++k_tile) {
+        const u32 s = k_tile % STAGES;
         auto& stage = shared.stages[s];
-        if (MISTAKE != EARLY_OVERWRITE) barrier_wait(shared.empty[s], step / STAGES % 2 ^ 1);
-        const bf16* left = args.operands + 2 * step * OPERAND;
+        if (MISTAKE != EARLY_OVERWRITE) barrier_wait(shared.empty[s], k_tile / STAGES % 2 ^ 1);
+        const bf16* a = args.operands + 2 * k_tile * OPERAND;
         if (own == 0) {
             barrier_arrive_expect(shared.full[s], 2 * OPERAND);
-            copy_bulk(stage.right, left + OPERAND, MISTAKE == TOO_FEW_BYTES ? OPERAND : 2 * OPERAND, shared.full[s]);
+            copy_bulk(stage.b, a + OPERAND, MISTAKE == TOO_FEW_BYTES ? OPERAND : 2 * OPERAND, shared.full[s]);
         }
-        for (u32 i = own; i < OPERAND / 8; i += WARPGROUP) copy_async(stage.left + 8 * i, left + 8 * i);
+        for (u32 i = own; i < OPERAND / 8; i += WARPGROUP) copy_async(stage.a + 8 * i, a + 8 * i);
         copy_async_commit();
         copy_async_wait<0>();
         if (MISTAKE != NO_PROXY_FENCE) async_proxy_fence();
@@ -62,33 +62,33 @@ template <Mistake MISTAKE> DEVICE void produce(const PlantedArgs& args, PlantedS
 }
 
 template <Mistake MISTAKE, bool MN_MAJOR> DEVICE void consume(const PlantedArgs& args, PlantedShared& shared) {
-    float sums[COLUMNS / 2];
-    for (u32 step = 0; step < STEPS; ++step) {
-        const u32 s = step % STAGES;
+    float acc[COLUMNS / 2];
+    for (u32 k_tile = 0; k_tile < K_TILES; ++k_tile) {
+        const u32 s = k_tile % STAGES;
         auto& stage = shared.stages[s];
-        barrier_wait(shared.full[s], (step / STAGES ^ (MISTAKE == WRONG_PARITY)) % 2);
-        if (MISTAKE != NO_PRODUCT_FENCE) warpgroup_fence(sums);
-        for (u32 k = 0; k < STEP; k += 16) {
-            u64 right = MN_MAJOR ? mn_major(stage.right, 0, k) : k_major(stage.right, k);
-            if (MISTAKE == WRONG_SWIZZLE) right ^= u64(3) << 62;
-            if (MISTAKE == WRONG_STRIDE) right ^= u64(PATTERN_BYTES >> 4 ^ 16) << 32;
-            warpgroup_multiply<bf16, MN_MAJOR>(sums, k_major(stage.left, k), right, step + k > 0);
+        barrier_wait(shared.full[s], (k_tile / STAGES ^ (MISTAKE == WRONG_PARITY)) % 2);
+        if (MISTAKE != NO_MMA_FENCE) warpgroup_fence(acc);
+        for (u32 k = 0; k < BLOCK_K; k += 16) {
+            u64 b = MN_MAJOR ? mn_major(stage.b, 0, k) : k_major(stage.b, k);
+            if (MISTAKE == WRONG_SWIZZLE) b ^= u64(3) << 62;
+            if (MISTAKE == WRONG_STRIDE) b ^= u64(PATTERN_BYTES >> 4 ^ 16) << 32;
+            wgmma<bf16, MN_MAJOR>(acc, k_major(stage.a, k), b, k_tile + k > 0);
         }
         warpgroup_commit();
-        if (MISTAKE == TOUCHED_SUMS) sums[0] = 1;
-        // With the mistake, this step's product may still read the stage when it is released.
+        if (MISTAKE == TOUCHED_ACCUMULATORS) acc[0] = 1;
+        // With the mistake, this k tile's MMA may still read the stage when it is released.
         if (MISTAKE == EARLY_RELEASE) warpgroup_wait<1>();
-        else if (MISTAKE != NO_PRODUCT_WAIT) warpgroup_wait<0>(sums);
+        else if (MISTAKE != NO_MMA_WAIT) warpgroup_wait<0>(acc);
         if (lane() == 0) barrier_arrive(shared.empty[s]);
     }
-    if (MISTAKE == EARLY_RELEASE) warpgroup_wait<0>(sums);
+    if (MISTAKE == EARLY_RELEASE) warpgroup_wait<0>(acc);
     const u32 row = 16 * warp() + lane() / 4, column = lane() % 4 * 2;
     for (u32 i = 0; i < COLUMNS / 2; ++i)
-        args.out[(row + i / 2 % 2 * 8) * COLUMNS + column + i / 4 * 8 + i % 2] = sums[i];
-    if (MISTAKE == NO_PRODUCT_WAIT) warpgroup_wait<0>(sums);
+        args.out[(row + i / 2 % 2 * 8) * COLUMNS + column + i / 4 * 8 + i % 2] = acc[i];
+    if (MISTAKE == NO_MMA_WAIT) warpgroup_wait<0>(acc);
 }
 
-template <Mistake MISTAKE, bool MN_MAJOR = false> DEVICE void multiply(const PlantedArgs& args) {
+template <Mistake MISTAKE, bool MN_MAJOR = false> DEVICE void gemm(const PlantedArgs& args) {
     auto& shared = shared_memory<PlantedShared>();
     if (thread() == 0) {
         for (u32 s = 0; s < STAGES; ++s) {
@@ -105,50 +105,50 @@ template <Mistake MISTAKE, bool MN_MAJOR = false> DEVICE void multiply(const Pla
 }
 
 #define PLANTED(name, ...)                                                                              \
-    KERNEL(planted_product##name, 2 * WARPGROUP, PlantedShared, PlantedArgs) { multiply<__VA_ARGS__>(args); }
+    KERNEL(planted_wgmma##name, 2 * WARPGROUP, PlantedShared, PlantedArgs) { gemm<__VA_ARGS__>(args); }
 
 PLANTED(, NONE)
 PLANTED(_mn_major, NONE, true)
 PLANTED(_without_proxy_fence, NO_PROXY_FENCE)
 PLANTED(_overwritten_early, EARLY_OVERWRITE)
-PLANTED(_without_wait, NO_PRODUCT_WAIT)
+PLANTED(_without_wait, NO_MMA_WAIT)
 PLANTED(_with_wrong_swizzle, WRONG_SWIZZLE)
 PLANTED(_with_wrong_stride, WRONG_STRIDE)
-PLANTED(_without_fence, NO_PRODUCT_FENCE)
+PLANTED(_without_fence, NO_MMA_FENCE)
 PLANTED(_with_too_few_bytes, TOO_FEW_BYTES)
 PLANTED(_with_wrong_parity, WRONG_PARITY)
 PLANTED(_without_barrier_fence, NO_BARRIER_FENCE)
-PLANTED(_with_touched_sums, TOUCHED_SUMS)
+PLANTED(_with_touched_accumulators, TOUCHED_ACCUMULATORS)
 PLANTED(_released_early, EARLY_RELEASE)
 
 struct WideShared {
-    alignas(1024) bf16 right[2 * OPERAND];
+    alignas(1024) bf16 b[2 * OPERAND];
 };
 
-// The left side from registers, and 128 columns in two tiles. A named barrier orders two warpgroups.
-KERNEL(planted_product_from_registers, 2 * WARPGROUP, WideShared, PlantedArgs) {
+// A from registers, and 128 columns in two tiles. A named barrier orders two warpgroups.
+KERNEL(planted_wgmma_from_registers, 2 * WARPGROUP, WideShared, PlantedArgs) {
     auto& shared = shared_memory<WideShared>();
     if (thread() >= PRODUCER) {
         for (u32 i = 8 * (thread() - PRODUCER); i < 2 * OPERAND; i += 8 * WARPGROUP)
-            store_shared(shared.right + i, *reinterpret_cast<const Vector<bf16, 8>*>(args.operands + OPERAND + i));
+            store_shared(shared.b + i, *reinterpret_cast<const Vector<bf16, 8>*>(args.operands + OPERAND + i));
         async_proxy_fence();
         return named_barrier_arrive(1, 2 * WARPGROUP);
     }
-    u32 left[STEP / 16][4];
+    u32 a[BLOCK_K / 16][4];
     const u32 row = 16 * warp() + lane() / 4, column = lane() % 4 * 2;
-    for (u32 k = 0; k < STEP / 16; ++k)
+    for (u32 k = 0; k < BLOCK_K / 16; ++k)
         for (u32 i = 0; i < 4; ++i) {
             const bf16* pair = args.operands + swizzled(row + i % 2 * 8, 2 * k + i / 2) + column;
-            left[k][i] = pair[0].bits | u32(pair[1].bits) << 16;
+            a[k][i] = pair[0].bits | u32(pair[1].bits) << 16;
         }
     named_barrier(1, 2 * WARPGROUP);
-    float sums[COLUMNS];
-    for (float& sum : sums) sum = 1;
-    warpgroup_fence(sums, left);
-    for (u32 k = 0; k < STEP / 16; ++k)
-        warpgroup_multiply<bf16, true>(sums, left[k], mn_major(shared.right, 2 * OPERAND, 16 * k));
+    float acc[COLUMNS];
+    for (float& value : acc) value = 1;
+    warpgroup_fence(acc, a);
+    for (u32 k = 0; k < BLOCK_K / 16; ++k)
+        wgmma<bf16, true>(acc, a[k], mn_major(shared.b, 2 * OPERAND, 16 * k));
     warpgroup_commit();
-    warpgroup_wait<0>(sums, left);
+    warpgroup_wait<0>(acc, a);
     for (u32 i = 0; i < COLUMNS; ++i)
-        args.out[(row + i / 2 % 2 * 8) * 2 * COLUMNS + column + i / 4 * 8 + i % 2] = sums[i];
+        args.out[(row + i / 2 % 2 * 8) * 2 * COLUMNS + column + i / 4 * 8 + i % 2] = acc[i];
 }

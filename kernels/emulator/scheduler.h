@@ -88,7 +88,7 @@ public:
 
     // From the beginning of the block's shared memory.
     uint32_t shared_address(const void* p);
-    // 16 bytes, for products to be read after proxy_fence.
+    // 16 bytes, for MMAs to read after proxy_fence.
     void store(void* to, const void* from);
     void proxy_fence();
 

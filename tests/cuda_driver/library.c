@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 //
 // A library in the place of NVIDIA's libcublasLt.so: the functions that we use, as its documentation describes them, in
-// plain loops. Matrices are in column-major order. A product waits for its stream, which is the stand-in's of fake.c.
+// plain loops. Matrices are in column-major order. A GEMM waits for its stream, which is the stand-in's of fake.c.
 //
 //   FAKE_LIBRARY=old        it is of a version before ours
 //   FAKE_LIBRARY=declines   it knows no way to compute anything
 //   FAKE_LIBRARY=refuses    it refuses what it has said it can do
-//   FAKE_LIBRARY=fails      products fail
+//   FAKE_LIBRARY=fails      GEMMs fail
 
 #include <math.h>
 #include <stdint.h>

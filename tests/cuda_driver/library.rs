@@ -3,13 +3,13 @@
 //! Products by NVIDIA's library, as far as its stand-in knows it.
 
 use gstflashvsr::backend::cuda::Precision;
-use gstflashvsr::backend::cuda::driver::{Address, Driver, Memory, Product, Queue};
+use gstflashvsr::backend::cuda::driver::{Address, Driver, Gemm, Memory, Queue};
 use gstflashvsr::backend::cuda::nvidia::Nvidia;
 use half::{bf16, f16};
 
 use super::with_fake;
 
-/// Sizes of a product.
+/// Sizes of a GEMM.
 const ROWS: usize = 5;
 const COLUMNS: usize = 24;
 const INPUTS: usize = 16;
@@ -31,8 +31,8 @@ fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
 }
 
-/// What the library makes of a product, if anything, after two that were the same but for their offsets; and what it should be.
-fn multiply(driver: &Nvidia, precision: Precision, gelu_wanted: bool, added: bool) -> (Option<Vec<f64>>, Vec<f64>) {
+/// What the library makes of a GEMM, if anything, after two that were the same but for their bias; and what it should be.
+fn run_gemm(driver: &Nvidia, precision: Precision, gelu_wanted: bool, added: bool) -> (Option<Vec<f64>>, Vec<f64>) {
     let queue = driver.queue().unwrap();
     let place = |bytes: &[u8]| {
         let place = driver.allocate(bytes.len()).unwrap();
@@ -43,7 +43,7 @@ fn multiply(driver: &Nvidia, precision: Precision, gelu_wanted: bool, added: boo
     let (weights, weight_bytes) = values(COLUMNS * DEPTH, 2, precision);
     let (residual, residual_bytes) = values(ROWS * COLUMNS, 3, precision);
     let out = place(&[0; 2 * ROWS * COLUMNS]);
-    let mut product = Product {
+    let mut gemm = Gemm {
         x: place(&x_bytes),
         weights: place(&weight_bytes),
         bias: 0,
@@ -62,8 +62,8 @@ fn multiply(driver: &Nvidia, precision: Precision, gelu_wanted: bool, added: boo
     for seed in 4..7 {
         let bytes;
         (bias, bytes) = values(COLUMNS, seed, precision);
-        product.bias = place(&bytes);
-        done &= queue.multiply(&product).unwrap();
+        gemm.bias = place(&bytes);
+        done &= queue.gemm(&gemm).unwrap();
     }
     let mut bytes = [0; 2 * ROWS * COLUMNS];
     queue.download(&mut bytes, out).unwrap();
@@ -86,14 +86,14 @@ fn a_library_multiplies() {
     with_fake("library::a_library_multiplies", &[], || {
         let own = Nvidia::open(0).unwrap();
         assert!(
-            own.library().is_none() && multiply(&own, Precision::F16, false, false).0.is_none(),
+            own.library().is_none() && run_gemm(&own, Precision::F16, false, false).0.is_none(),
             "unless asked for"
         );
         let driver = own.with_library();
         assert_eq!((driver.library().unwrap().as_str(), driver.notice()), ("cuBLASLt 12.9", None));
         for (precision, step) in [(Precision::Bf16, 1.0 / 256.0), (Precision::F16, 1.0 / 2048.0)] {
             for (gelu, added) in [(false, false), (true, false), (false, true)] {
-                let (result, want) = multiply(&driver, precision, gelu, added);
+                let (result, want) = run_gemm(&driver, precision, gelu, added);
                 for (a, b) in result.expect("the library does it").iter().zip(&want) {
                     assert!((a - b).abs() <= step * b.abs() + 1e-5, "{a}, not {b}, in {precision}");
                 }
@@ -105,14 +105,14 @@ fn a_library_multiplies() {
 #[test]
 fn a_library_that_knows_no_way_is_left_alone() {
     with_fake("library::a_library_that_knows_no_way_is_left_alone", &[("FAKE_LIBRARY", "declines")], || {
-        assert!(multiply(&Nvidia::open(0).unwrap().with_library(), Precision::Bf16, true, false).0.is_none());
+        assert!(run_gemm(&Nvidia::open(0).unwrap().with_library(), Precision::Bf16, true, false).0.is_none());
     });
 }
 
 #[test]
 fn a_library_that_refuses_is_left_alone() {
     with_fake("library::a_library_that_refuses_is_left_alone", &[("FAKE_LIBRARY", "refuses")], || {
-        assert!(multiply(&Nvidia::open(0).unwrap().with_library(), Precision::F16, false, true).0.is_none());
+        assert!(run_gemm(&Nvidia::open(0).unwrap().with_library(), Precision::F16, false, true).0.is_none());
     });
 }
 
@@ -132,7 +132,7 @@ fn a_library_that_fails_is_quoted() {
     with_fake("library::a_library_that_fails_is_quoted", &[("FAKE_LIBRARY", "fails")], || {
         let driver = Nvidia::open(0).unwrap().with_library();
         let place: Address = driver.allocate(4096).unwrap();
-        let product = Product {
+        let gemm = Gemm {
             x: place,
             weights: place,
             bias: place,
@@ -146,7 +146,7 @@ fn a_library_that_fails_is_quoted() {
             precision: Precision::F16,
             workspace: (place, 1024),
         };
-        let error = driver.queue().unwrap().multiply(&product).unwrap_err().to_string();
+        let error = driver.queue().unwrap().gemm(&gemm).unwrap_err().to_string();
         assert_eq!(error, "Fake 0 (cuda:0): cublasLtMatmul failed; the library says CUBLAS_STATUS_EXECUTION_FAILED");
     });
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! [`Nvidia`] without a driver, and with stand-ins for it (`fake.c`) and for its library of matrix products (`library.c`) that
+//! [`Nvidia`] without a driver, and with stand-ins for it (`fake.c`) and for its library of GEMMs (`library.c`) that
 //! show what arrives there and fail on demand.
 
 mod graphs;

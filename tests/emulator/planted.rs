@@ -90,15 +90,15 @@ fn a_warp_that_waits_for_lanes_that_have_left_is_reported() {
     }
 }
 
-/// Products of Hopper's warpgroups: 64 x 64 values in each operand.
+/// MMAs of Hopper's warpgroups: 64 x 64 values in each operand.
 const SIDE: usize = 64;
-const STEPS: usize = 5;
+const K_TILES: usize = 5;
 /// Two stages of two operands and two barriers, filled up to a multiple of 1024 bytes.
-const PRODUCT_SHARED: u32 = 2 * 2 * 8192 + 1024;
+const WGMMA_SHARED: u32 = 2 * 2 * 8192 + 1024;
 
-/// The value of a left or right side, which bf16 holds.
-fn operand(step: usize, right: bool, row: usize, column: usize) -> f32 {
-    ((7 * step + 5 * row + 3 * column * column + usize::from(right)) % 11) as f32 - 5.0
+/// A value of A or B, which bf16 holds.
+fn operand(k_tile: usize, is_b: bool, row: usize, column: usize) -> f32 {
+    ((7 * k_tile + 5 * row + 3 * column * column + usize::from(is_b)) % 11) as f32 - 5.0
 }
 
 /// An operand as it lies in shared memory: 16-byte pieces of a row swizzled by its number.
@@ -111,23 +111,23 @@ fn tile(value: impl Fn(usize, usize) -> f32) -> Vec<u8> {
     bytes
 }
 
-/// Runs a planted product of all steps; the right sides are stored as rows of columns, or (`mn_major`) of k.
-fn run_product(name: &'static str, mn_major: bool) -> Vec<Result<Vec<f32>, Error>> {
-    let operands: Vec<u8> = (0..STEPS)
-        .flat_map(|step| {
-            let left = tile(|row, k| operand(step, false, row, k));
-            let right = tile(|a, b| if mn_major { operand(step, true, b, a) } else { operand(step, true, a, b) });
-            [left, right].concat()
+/// Runs a planted GEMM of all k tiles; B is stored as rows of columns, or (`mn_major`) of k.
+fn run_wgmma(name: &'static str, mn_major: bool) -> Vec<Result<Vec<f32>, Error>> {
+    let operands: Vec<u8> = (0..K_TILES)
+        .flat_map(|k_tile| {
+            let a = tile(|row, k| operand(k_tile, false, row, k));
+            let b = tile(|i, j| if mn_major { operand(k_tile, true, j, i) } else { operand(k_tile, true, i, j) });
+            [a, b].concat()
         })
         .collect();
-    let kernel = Kernel { file: "planted_hopper", name, threads: 256, shared: PRODUCT_SHARED };
+    let kernel = Kernel { file: "planted_hopper", name, threads: 256, shared: WGMMA_SHARED };
     run_on(&kernel, &operands, SIDE * SIDE)
 }
 
 fn sum_of_products() -> Vec<f32> {
     let dot = |row, column| {
-        let term = |step, k| operand(step, false, row, k) * operand(step, true, column, k);
-        (0..STEPS * SIDE).map(|i| term(i / SIDE, i % SIDE)).sum()
+        let term = |k_tile, k| operand(k_tile, false, row, k) * operand(k_tile, true, column, k);
+        (0..K_TILES * SIDE).map(|i| term(i / SIDE, i % SIDE)).sum()
     };
     (0..SIDE * SIDE).map(|i| dot(i / SIDE, i % SIDE)).collect()
 }
@@ -135,21 +135,21 @@ fn sum_of_products() -> Vec<f32> {
 #[test]
 fn warpgroups_multiply_what_descriptors_describe() {
     let want = sum_of_products();
-    assert!(always(&run_product("planted_product", false), &want));
-    assert!(always(&run_product("planted_product_mn_major", true), &want));
-    assert!(!always(&run_product("planted_product_mn_major", false), &want));
+    assert!(always(&run_wgmma("planted_wgmma", false), &want));
+    assert!(always(&run_wgmma("planted_wgmma_mn_major", true), &want));
+    assert!(!always(&run_wgmma("planted_wgmma_mn_major", false), &want));
 }
 
 #[test]
 fn warpgroups_multiply_registers() {
-    let rights = [0, 1].map(|half| tile(|k, column| operand(half, true, column, k)));
-    let operands = [tile(|row, k| operand(0, false, row, k)), rights.concat()].concat();
+    let b = [0, 1].map(|half| tile(|k, column| operand(half, true, column, k)));
+    let operands = [tile(|row, k| operand(0, false, row, k)), b.concat()].concat();
     let dot = |row, column: usize| -> f32 {
         let term = |k| operand(0, false, row, k) * operand(column / SIDE, true, column % SIDE, k);
         1.0 + (0..SIDE).map(term).sum::<f32>()
     };
     let want: Vec<_> = (0..2 * SIDE * SIDE).map(|i| dot(i / (2 * SIDE), i % (2 * SIDE))).collect();
-    let name = "planted_product_from_registers";
+    let name = "planted_wgmma_from_registers";
     let kernel = Kernel { file: "planted_hopper", name, threads: 256, shared: 2 * 8192 };
     assert!(always(&run_on(&kernel, &operands, 2 * SIDE * SIDE), &want));
 }
@@ -157,13 +157,13 @@ fn warpgroups_multiply_registers() {
 #[test]
 fn mistakes_with_asynchronous_products_give_wrong_sums() {
     let want = sum_of_products();
-    for name in ["planted_product_without_proxy_fence", "planted_product_without_wait"] {
-        for (order, result) in ORDERS.zip(run_product(name, false)) {
+    for name in ["planted_wgmma_without_proxy_fence", "planted_wgmma_without_wait"] {
+        for (order, result) in ORDERS.zip(run_wgmma(name, false)) {
             assert!(result.unwrap().iter().all(|sum| sum.is_nan()), "order {order} hides {name}");
         }
     }
-    for name in ["planted_product_with_wrong_swizzle", "planted_product_with_wrong_stride"] {
-        for (order, result) in ORDERS.zip(run_product(name, false)) {
+    for name in ["planted_wgmma_with_wrong_swizzle", "planted_wgmma_with_wrong_stride"] {
+        for (order, result) in ORDERS.zip(run_wgmma(name, false)) {
             assert!(result.unwrap() != want, "order {order} hides {name}");
         }
     }
@@ -172,22 +172,20 @@ fn mistakes_with_asynchronous_products_give_wrong_sums() {
 #[test]
 fn mistakes_with_asynchronous_products_are_reported() {
     for (name, reason) in [
-        ("planted_product_without_fence", "no fence before it"),
-        ("planted_product_with_touched_sums", "written while a product computes them"),
-        ("planted_product_with_too_few_bytes", "wait for what never comes"),
-        ("planted_product_without_barrier_fence", "not fenced after it was initialised"),
+        ("planted_wgmma_without_fence", "no fence before it"),
+        ("planted_wgmma_with_touched_accumulators", "written while an MMA computes them"),
+        ("planted_wgmma_with_too_few_bytes", "wait for what never comes"),
+        ("planted_wgmma_without_barrier_fence", "not fenced after it was initialised"),
     ] {
-        for (order, result) in ORDERS.zip(run_product(name, false)) {
+        for (order, result) in ORDERS.zip(run_wgmma(name, false)) {
             let message = result.expect_err(name).to_string();
             assert!(message.contains(name) && message.contains(reason), "order {order}: {message}");
         }
     }
     // These may be seen in several ways, but always are.
     let want = sum_of_products();
-    for name in
-        ["planted_product_overwritten_early", "planted_product_released_early", "planted_product_with_wrong_parity"]
-    {
-        for (order, result) in ORDERS.zip(run_product(name, false)) {
+    for name in ["planted_wgmma_overwritten_early", "planted_wgmma_released_early", "planted_wgmma_with_wrong_parity"] {
+        for (order, result) in ORDERS.zip(run_wgmma(name, false)) {
             assert!(result.is_err() || result.unwrap() != want, "order {order} hides {name}");
         }
     }

@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
 /// Rows for each multiprocessor when it is timed: about a steady window at 1408x768 on an H200.
 const ROWS: usize = 64;
-/// Products from one look at the clock to the next, so that waking up does not count.
-const PRODUCTS: usize = 4;
+/// GEMMs from one look at the clock to the next, so that waking up does not count.
+const GEMMS: usize = 4;
 /// How often each side is timed; the first time warms up, and the best of the others counts.
 const ROUNDS: usize = 4;
 /// What fills the rows when it is timed: a number of ordinary size in both 16-bit types.
@@ -29,7 +29,7 @@ const FILLING: u8 = 0x3c;
 /// Inputs and outputs of a layer.
 type Sides = (usize, usize);
 
-/// Times of the same products.
+/// Times of the same GEMMs.
 #[derive(Debug, Clone, Copy)]
 struct Times {
     own: Duration,
@@ -71,7 +71,7 @@ impl Library {
 }
 
 impl<D: Driver> CudaBackend<D> {
-    /// Whether the library may do the products of layers of this size. In f32 it may not: numbers of few bits are its trade.
+    /// Whether the library may do the GEMMs of layers of this size. In f32 it may not: numbers of few bits are its trade.
     pub(super) fn library_takes(&self, (inputs, outputs): Sides) -> bool {
         // Rows whose bytes are a multiple of 16.
         let aligned = inputs.is_multiple_of(8) && outputs.is_multiple_of(8);
@@ -103,7 +103,7 @@ impl<D: Driver> CudaBackend<D> {
         }
     }
 
-    /// Times the same products with our layer and with the library's.
+    /// Times the same GEMMs with our layer and with the library's.
     fn time(&self, layers: [&CudaLinear; 2], (inputs, _): Sides) -> Result<Times> {
         let x = self.empty_rows(ROWS * self.multiprocessors, inputs)?;
         self.queue.fill(x.address(), FILLING, x.shape.len() * x.precision.bytes())?;
@@ -112,7 +112,7 @@ impl<D: Driver> CudaBackend<D> {
             for (layer, best) in layers.iter().zip(&mut best) {
                 self.wait()?;
                 let start = Instant::now();
-                for _ in 0..PRODUCTS {
+                for _ in 0..GEMMS {
                     self.run_linear(&x, layer, Epilogue::None)?;
                 }
                 self.wait()?;

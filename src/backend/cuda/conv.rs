@@ -3,8 +3,8 @@
 //! Convolutions: `kernels/conv.cu`.
 
 use super::driver::{Address, Args, Driver, kernels};
+use super::gemm::{HOPPER_THREADS, Packed, THREADS, Tile};
 use super::packing::{Sizes, Taps};
-use super::product::{HOPPER_THREADS, Packed, THREADS, Tile};
 use super::tensor::{Shape, addresses};
 use super::{CudaBackend, CudaTensor, Kernels, index};
 use crate::backend::parameter::flat_values;
@@ -13,12 +13,12 @@ use crate::backend::{HostTensor, Parameter};
 use crate::error::{Error, Result};
 
 const CONV: [Kernels; 6] = [
-    kernels!("conv", "conv_wide", THREADS, Tile::WIDE_SHARED),
-    kernels!("conv", "conv_middle", THREADS, Tile::MIDDLE_SHARED),
-    kernels!("conv", "conv_narrow", THREADS, Tile::NARROW_SHARED),
-    kernels!("conv", "conv_odd", THREADS, Tile::MIDDLE_SHARED),
-    kernels!("hopper_conv", "hopper_conv_wide", HOPPER_THREADS, Tile::HOPPER_WIDE_SHARED),
-    kernels!("hopper_conv", "hopper_conv_tall", HOPPER_THREADS, Tile::HOPPER_TALL_SHARED),
+    kernels!("conv", "conv_wide", THREADS, Tile::T128X128_SHARED),
+    kernels!("conv", "conv_middle", THREADS, Tile::T128X64_SHARED),
+    kernels!("conv", "conv_narrow", THREADS, Tile::T256X16_SHARED),
+    kernels!("conv", "conv_odd", THREADS, Tile::T128X64_SHARED),
+    kernels!("hopper_conv", "hopper_conv_wide", HOPPER_THREADS, Tile::T128X256_SHARED),
+    kernels!("hopper_conv", "hopper_conv_tall", HOPPER_THREADS, Tile::T256X128_SHARED),
 ];
 
 /// Maps that come out of a launch, at most.
@@ -43,13 +43,13 @@ struct ConvArgs {
     columns: u32,
     outputs: u32,
     depth: u32,
-    segments: u32,
+    taps: u32,
     side: u32,
     over_time: u32,
     phases: u32,
     replicate: u32,
     relu: u32,
-    layers: u32,
+    batches: u32,
     blocks: u32,
 }
 
@@ -72,7 +72,7 @@ pub struct CudaUpsampleConv {
     times: usize,
 }
 
-/// What a launch does beside the product.
+/// What a launch does beside the GEMM.
 #[derive(Clone, Copy)]
 enum Kind<'a> {
     OverTime,
@@ -87,8 +87,8 @@ impl<D: Driver> CudaBackend<D> {
             return Err(Error::Compute(format!("a causal convolution of {times}x{rows}x{cols}")));
         }
         let taps = KERNEL_TIME * 9;
-        let sizes = Sizes { layers: 1, maps: 1, outputs, segments: taps, inputs };
-        Ok(CudaConv3d(self.pack(sizes, Some(flat_values(bias)?), Taps { weight, inputs, taps })?))
+        let sizes = Sizes { matrices: 1, maps: 1, outputs, taps, inputs };
+        Ok(CudaConv3d(self.pack(sizes, Some(flat_values(bias)?), Taps { weight, inputs, kernel_taps: taps })?))
     }
 
     pub(super) fn conv2d_layer(
@@ -102,9 +102,9 @@ impl<D: Driver> CudaBackend<D> {
             return Err(Error::Compute(format!("a {rows}x{cols} convolution of {all_inputs} inputs in {parts} parts")));
         }
         let inputs = all_inputs / parts;
-        let sizes = Sizes { layers: 1, maps: 1, outputs, segments: 9 * parts, inputs };
+        let sizes = Sizes { matrices: 1, maps: 1, outputs, taps: 9 * parts, inputs };
         let bias = bias.map(flat_values).transpose()?;
-        Ok(CudaConv2d { packed: self.pack(sizes, bias, Taps { weight, inputs, taps: 9 })?, parts })
+        Ok(CudaConv2d { packed: self.pack(sizes, bias, Taps { weight, inputs, kernel_taps: 9 })?, parts })
     }
 
     pub(super) fn upsample_layer(&self, grow: &HostTensor, weight: &HostTensor) -> Result<CudaUpsampleConv> {
@@ -113,7 +113,7 @@ impl<D: Driver> CudaBackend<D> {
         if times > MAX_OUTS {
             return Err(Error::Compute(format!("a growth to {times} time steps; {MAX_OUTS} are the most")));
         }
-        let sizes = Sizes { layers: PHASES, maps: times, outputs, segments: PHASES, inputs };
+        let sizes = Sizes { matrices: PHASES, maps: times, outputs, taps: PHASES, inputs };
         let packed = self.pack_columns(self.on_warpgroups(), sizes, None, |phase, columns, to, _| {
             let taps = columns.flat_map(|column| (0..PHASES).map(move |tap| (column, tap)));
             let mut merged = vec![0.0; inputs];
@@ -197,12 +197,12 @@ impl<D: Driver> CudaBackend<D> {
         if let Some(other) = maps.iter().find(|map| map.shape != shape || map.precision != self.precision) {
             return Err(Error::Compute(format!("convolution of {shape:?} given {:?}", other.shape)));
         }
-        let (side, segments, layers) = match kind {
+        let (side, taps, batches) = match kind {
             Kind::OverTime => (3, KERNEL_TIME * 9, outs.len()),
             Kind::Flat { parts, .. } => (3, 9 * parts, 1),
             Kind::Phases => (2, PHASES, PHASES),
         };
-        let grid = self.product_grid(packed, height * width, layers);
+        let grid = self.gemm_grid(packed, height * width, batches);
         let skip = if let Kind::Flat { skip, .. } = kind { skip } else { None };
         let args = ConvArgs {
             maps: addresses(maps.iter().copied()),
@@ -216,13 +216,13 @@ impl<D: Driver> CudaBackend<D> {
             columns: index(packed.columns)?,
             outputs: index(packed.columns / if matches!(kind, Kind::Phases) { outs.len() } else { 1 })?,
             depth: packed.depth,
-            segments: index(segments)?,
+            taps: index(taps)?,
             side,
             over_time: u32::from(matches!(kind, Kind::OverTime)),
             phases: u32::from(matches!(kind, Kind::Phases)),
             replicate: u32::from(matches!(kind, Kind::OverTime)),
             relu: u32::from(relu),
-            layers: index(layers)?,
+            batches: index(batches)?,
             blocks: index(grid[0])?,
         };
         self.launch(&CONV[packed.tile as usize], grid, &args)

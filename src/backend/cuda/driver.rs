@@ -73,10 +73,10 @@ pub enum TensorCores {
     Warpgroup,
 }
 
-/// A product of rows and the weights of a linear layer, in 16 bits with sums in f32, as a library may do it:
+/// The GEMM of a linear layer, in 16 bits with accumulators in f32, as a library may do it:
 /// `out = x * weights^T + bias`, then GELU in its tanh form, or a residual added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Product {
+pub struct Gemm {
     /// Values `[rows][inputs]`.
     pub x: Address,
     /// Values `[columns][depth]`, of which the first `inputs` of a column count.
@@ -97,9 +97,9 @@ pub struct Product {
     pub depth: usize,
     /// Whether the result goes through GELU.
     pub gelu: bool,
-    /// Of all values.
+    /// The type of all values.
     pub precision: Precision,
-    /// Memory for the library's own use while the product is computed, and its bytes.
+    /// Memory for the library's own use while the GEMM is computed, and its bytes.
     pub workspace: (Address, usize),
 }
 
@@ -122,7 +122,7 @@ pub trait Driver: Memory {
         None
     }
 
-    /// The library that does products here ([`Queue::multiply`]), in words, if there is one.
+    /// The library that does GEMMs here ([`Queue::gemm`]), in words, if there is one.
     fn library(&self) -> Option<String> {
         None
     }
@@ -156,8 +156,8 @@ pub trait Queue: Send + Sync + 'static {
     /// Runs a kernel in `grid` blocks. It may be kept back until something else is asked of the queue, or the queue is dropped.
     fn launch<A: Args>(&self, kernel: &Kernel, grid: [u32; 3], args: &A) -> Result<()>;
 
-    /// Has a library do a product. If there is none, or it declines, this is false and nothing was done.
-    fn multiply(&self, _: &Product) -> Result<bool> {
+    /// Has a library do a GEMM. If there is none, or it declines, this is false and nothing was done.
+    fn gemm(&self, _: &Gemm) -> Result<bool> {
         Ok(false)
     }
 

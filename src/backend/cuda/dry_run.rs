@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::driver::{ALIGNMENT, Address, Args, Kernel, Memory, Product, Queue};
+use super::driver::{ALIGNMENT, Address, Args, Gemm, Kernel, Memory, Queue};
 use crate::error::Result;
 
 /// A queue of a device, or one that does nothing.
@@ -68,9 +68,9 @@ impl<Q: Queue> Queue for QueueOrDryRun<Q> {
         }
     }
 
-    fn multiply(&self, product: &Product) -> Result<bool> {
+    fn gemm(&self, gemm: &Gemm) -> Result<bool> {
         match self {
-            QueueOrDryRun::Queue(queue) => queue.multiply(product),
+            QueueOrDryRun::Queue(queue) => queue.gemm(gemm),
             QueueOrDryRun::DryRun => Ok(true),
         }
     }

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::driver::{ALIGNMENT, Address, Args, Driver, Kernel, Memory, Product, Queue, TensorCores};
+use super::driver::{ALIGNMENT, Address, Args, Driver, Gemm, Kernel, Memory, Queue, TensorCores};
 use crate::error::{Error, Result};
 
 /// `emulator::Kernel` of scheduler.h.
@@ -236,9 +236,9 @@ impl Queue for Emulator {
         fault.into_inner().map_or(Ok(()), |fault| Err(Error::Compute(fault)))
     }
 
-    fn multiply(&self, product: &Product) -> Result<bool> {
+    fn gemm(&self, gemm: &Gemm) -> Result<bool> {
         if self.library {
-            blas::multiply(product);
+            blas::gemm(gemm);
         }
         Ok(self.library)
     }

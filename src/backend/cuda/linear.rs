@@ -3,21 +3,21 @@
 //! Linear layers: `kernels/linear.cu`.
 
 use super::autotune::WORKSPACE_BYTES;
-use super::driver::{Address, Args, Driver, Product, Queue, kernels};
+use super::driver::{Address, Args, Driver, Gemm, Queue, kernels};
+use super::gemm::{HOPPER_THREADS, Packed, THREADS, Tile};
 use super::packing::{Sizes, Taps};
-use super::product::{HOPPER_THREADS, Packed, THREADS, Tile};
 use super::{CudaBackend, CudaTensor, Kernels, Precision, Weight, index};
 use crate::backend::parameter::flat_values;
 use crate::backend::{Epilogue, HostTensor, Parameter};
 use crate::error::{Error, Result};
 
 const LINEAR: [Kernels; 6] = [
-    kernels!("linear", "linear_wide", THREADS, Tile::WIDE_SHARED),
-    kernels!("linear", "linear_middle", THREADS, Tile::MIDDLE_SHARED),
-    kernels!("linear", "linear_narrow", THREADS, Tile::NARROW_SHARED),
-    kernels!("linear", "linear_odd", THREADS, Tile::MIDDLE_SHARED),
-    kernels!("hopper_linear", "hopper_linear_wide", HOPPER_THREADS, Tile::HOPPER_WIDE_SHARED),
-    kernels!("hopper_linear", "hopper_linear_tall", HOPPER_THREADS, Tile::HOPPER_TALL_SHARED),
+    kernels!("linear", "linear_wide", THREADS, Tile::T128X128_SHARED),
+    kernels!("linear", "linear_middle", THREADS, Tile::T128X64_SHARED),
+    kernels!("linear", "linear_narrow", THREADS, Tile::T256X16_SHARED),
+    kernels!("linear", "linear_odd", THREADS, Tile::T128X64_SHARED),
+    kernels!("hopper_linear", "hopper_linear_wide", HOPPER_THREADS, Tile::T128X256_SHARED),
+    kernels!("hopper_linear", "hopper_linear_tall", HOPPER_THREADS, Tile::T256X128_SHARED),
 ];
 
 /// `LinearArgs` of linear.cuh.
@@ -46,7 +46,7 @@ pub struct CudaLinear {
     packed: Packed,
     /// One per column.
     gate: Option<Weight>,
-    /// For a library's products, whose offsets are of the same type as the other values: one per column.
+    /// For a library's GEMMs, whose bias is of the same type as the other values: one per column.
     library_bias: Option<Weight>,
 }
 
@@ -59,8 +59,8 @@ impl<D: Driver> CudaBackend<D> {
     ) -> Result<CudaLinear> {
         let [outputs, inputs] = weight.dims()?;
         let (bias, gate) = (bias.map(flat_values).transpose()?, gate.map(flat_values).transpose()?);
-        let sizes = Sizes { layers: 1, maps: 1, outputs, segments: 1, inputs };
-        let taps = Taps { weight, inputs, taps: 1 };
+        let sizes = Sizes { matrices: 1, maps: 1, outputs, taps: 1, inputs };
+        let taps = Taps { weight, inputs, kernel_taps: 1 };
         let own = || {
             let gate = gate.as_ref().map(|gate| self.weight(gate, Precision::F32)).transpose()?;
             Ok(CudaLinear { packed: self.pack(sizes, bias.clone(), taps)?, gate, library_bias: None })
@@ -103,7 +103,7 @@ impl<D: Driver> CudaBackend<D> {
         let residual = residual.map_or(0, CudaTensor::address);
         if let Some(bias) = library_bias {
             let workspace = self.arena.allocate(WORKSPACE_BYTES)?;
-            let product = Product {
+            let gemm = Gemm {
                 x: x.address(),
                 weights: packed.weights.address(),
                 bias: bias.address(),
@@ -117,11 +117,11 @@ impl<D: Driver> CudaBackend<D> {
                 precision: self.precision,
                 workspace: (workspace.address(), WORKSPACE_BYTES),
             };
-            if self.queue.multiply(&product)? {
+            if self.queue.gemm(&gemm)? {
                 return Ok(out);
             }
         }
-        let grid = self.product_grid(packed, rows, 1);
+        let grid = self.gemm_grid(packed, rows, 1);
         let args = LinearArgs {
             x: x.address(),
             weights: packed.weights.address(),

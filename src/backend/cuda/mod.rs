@@ -17,12 +17,12 @@ mod dry_run;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod frames;
+mod gemm;
 mod linear;
 mod mask;
 pub mod nvidia;
 mod packing;
 mod picture;
-mod product;
 mod qk;
 mod rows;
 mod tensor;
@@ -117,7 +117,7 @@ impl<D: Driver> CudaBackend<D> {
         self.queue.wait()
     }
 
-    /// Whether kernels for Hopper alone are to be taken: they have products of 16 bits only.
+    /// Whether kernels for Hopper alone are to be taken: their MMAs are of 16 bits only.
     fn on_warpgroups(&self) -> bool {
         self.tensor_cores == TensorCores::Warpgroup && self.precision != Precision::F32
     }

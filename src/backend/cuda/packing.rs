@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::driver::{Driver, Queue};
-use super::product::{HOPPER_STEP, PIECE, Packed, Tile};
+use super::gemm::{HOPPER_BLOCK_K, PIECE, Packed, Tile};
 use super::{CudaBackend, Precision, Weight, index};
 use crate::backend::Parameter;
 use crate::error::{Error, Result};
@@ -22,13 +22,13 @@ const TILES_BYTES: usize = 256 << 20;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sizes {
     /// Weights one after the other, with the same bias: the phases of an upsampling.
-    pub layers: usize,
+    pub matrices: usize,
     /// Maps that come out of each: the time steps of an upsampling.
     pub maps: usize,
     /// Channels of such a map.
     pub outputs: usize,
-    /// Parts of the depth: the taps of a convolution.
-    pub segments: usize,
+    /// Taps of a convolution, over all maps that go in; 1 for a linear layer.
+    pub taps: usize,
     /// Channels in.
     pub inputs: usize,
 }
@@ -44,13 +44,13 @@ pub(super) struct Scratch {
     pub values: Vec<u8>,
 }
 
-/// How the rows of a parameter, one per output, become columns `[segment][input]`: value `(part * inputs + input) * taps + tap`
-/// belongs to segment `part * taps + tap`.
+/// How the rows of a parameter, one per output, become columns `[tap][input]`: value
+/// `(map * inputs + input) * kernel_taps + tap` belongs to tap `map * kernel_taps + tap`.
 #[derive(Clone, Copy)]
 pub(super) struct Taps<'p, 'a> {
     pub weight: &'p Parameter<'a>,
     pub inputs: usize,
-    pub taps: usize,
+    pub kernel_taps: usize,
 }
 
 impl Taps<'_, '_> {
@@ -60,15 +60,15 @@ impl Taps<'_, '_> {
         let Scratch { stored, values, .. } = scratch;
         stored.resize(to.len() / precision.bytes() * from.bytes(), 0);
         self.weight.read_rows(columns, stored)?;
-        if self.taps == 1 {
+        if self.kernel_taps == 1 {
             from.convert(stored, precision, to);
             return Ok(());
         }
         values.resize(to.len(), 0);
         from.convert(stored, precision, values);
         match precision.bytes() {
-            2 => transpose(values.as_chunks::<2>().0, to.as_chunks_mut().0, self.inputs, self.taps),
-            _ => transpose(values.as_chunks::<4>().0, to.as_chunks_mut().0, self.inputs, self.taps),
+            2 => transpose(values.as_chunks::<2>().0, to.as_chunks_mut().0, self.inputs, self.kernel_taps),
+            _ => transpose(values.as_chunks::<4>().0, to.as_chunks_mut().0, self.inputs, self.kernel_taps),
         }
         Ok(())
     }
@@ -98,7 +98,7 @@ impl<D: Driver> CudaBackend<D> {
         taps: Taps<'_, '_>,
     ) -> Result<Packed> {
         let columns = sizes.maps * sizes.outputs;
-        let expected = columns * sizes.segments * sizes.inputs;
+        let expected = columns * sizes.taps * sizes.inputs;
         if taps.weight.count() != expected || taps.weight.shape().first() != Some(&columns) {
             return Err(Error::Compute(format!("weights of {:?} for {sizes:?}", taps.weight.shape())));
         }
@@ -107,7 +107,7 @@ impl<D: Driver> CudaBackend<D> {
         })
     }
 
-    /// Packs what `fetch` writes: some columns of a layer, each `[segment][input]` in the backend's precision.
+    /// Packs what `fetch` writes: some columns of a matrix, each `[tap][input]` in the backend's precision.
     pub(super) fn pack_columns(
         &self,
         on_warpgroups: bool,
@@ -115,26 +115,26 @@ impl<D: Driver> CudaBackend<D> {
         bias: Option<Vec<f32>>,
         fetch: impl Fn(usize, Range<usize>, &mut [u8], &mut Scratch) -> Result<()> + Sync,
     ) -> Result<Packed> {
-        let Sizes { layers, maps, outputs, segments, inputs } = sizes;
+        let Sizes { matrices, maps, outputs, taps, inputs } = sizes;
         let columns = maps * outputs;
         let bias = bias.unwrap_or_else(|| vec![0.0; columns]);
-        if bias.len() != columns || [layers, columns, segments, inputs].contains(&0) {
+        if bias.len() != columns || [matrices, columns, taps, inputs].contains(&0) {
             return Err(Error::Compute(format!(
-                "no layer of {segments} x {inputs} inputs, {columns} outputs and {} offsets",
+                "no layer of {taps} x {inputs} inputs, {columns} outputs and a bias of {}",
                 bias.len()
             )));
         }
         let tile = Tile::new(inputs, columns, outputs, self.precision, on_warpgroups);
-        let channels = inputs.next_multiple_of(tile.step(self.precision));
+        let channels = inputs.next_multiple_of(tile.block_k(self.precision));
         let (_, width) = tile.sides();
         let padded = columns.next_multiple_of(width);
-        let depth = segments * channels;
+        let depth = taps * channels;
         let tile_bytes = width * depth * self.precision.bytes();
-        let tiles = layers * padded / width;
+        let tiles = matrices * padded / width;
         let weights = Weight::new(self.memory.clone(), tiles * tile_bytes)?;
-        let order = Order { tile, width, segments, inputs, channels, bytes: self.precision.bytes() };
+        let order = Order { tile, width, taps, inputs, channels, bytes: self.precision.bytes() };
         let pack = |number: usize| {
-            let (layer, first) = (number * width / padded, number * width % padded);
+            let (matrix, first) = (number * width / padded, number * width % padded);
             let mut scratch = self.scratch.lock().pop().unwrap_or_default();
             let mut packed = std::mem::take(&mut scratch.tile);
             packed.clear();
@@ -145,7 +145,7 @@ impl<D: Driver> CudaBackend<D> {
                 let some = start..last.min(start + batch);
                 let mut fetched = std::mem::take(&mut scratch.columns);
                 fetched.resize(some.len() * order.column_bytes(), 0);
-                fetch(layer, some, &mut fetched, &mut scratch)?;
+                fetch(matrix, some, &mut fetched, &mut scratch)?;
                 for (column, values) in fetched.chunks_exact(order.column_bytes()).enumerate() {
                     order.put(values, start - first + column, &mut packed);
                 }
@@ -169,41 +169,41 @@ impl<D: Driver> CudaBackend<D> {
 struct Order {
     tile: Tile,
     width: usize,
-    segments: usize,
+    taps: usize,
     inputs: usize,
-    /// Inputs, filled up with zeros to whole steps.
+    /// Inputs, filled up with zeros to whole k tiles.
     channels: usize,
     /// Bytes of a value.
     bytes: usize,
 }
 
 impl Order {
-    /// Bytes of a column `[segment][input]`.
+    /// Bytes of a column `[tap][input]`.
     fn column_bytes(&self) -> usize {
-        self.segments * self.inputs * self.bytes
+        self.taps * self.inputs * self.bytes
     }
 
-    /// Puts a column `[segment][input]` into its tile: `[column][segment][channel]`, or on Hopper
-    /// `[segment][step][column][channel]` with the pieces of each step's row swizzled.
+    /// Puts a column `[tap][input]` into its tile: `[column][tap][channel]`, or on Hopper
+    /// `[tap][k tile][column][channel]` with the pieces of each k tile's row swizzled.
     fn put(&self, values: &[u8], column: usize, tile: &mut [u8]) {
-        for (segment, values) in values.chunks_exact(self.inputs * self.bytes).enumerate() {
+        for (tap, values) in values.chunks_exact(self.inputs * self.bytes).enumerate() {
             if self.tile.is_hopper() {
-                swizzle(values, &mut tile[segment * self.channels * self.width * self.bytes..], self.width, column);
+                swizzle(values, &mut tile[tap * self.channels * self.width * self.bytes..], self.width, column);
             } else {
-                let at = (column * self.segments + segment) * self.channels * self.bytes;
+                let at = (column * self.taps + tap) * self.channels * self.bytes;
                 tile[at..at + values.len()].copy_from_slice(values);
             }
         }
     }
 }
 
-/// Writes a column of a segment, 16-bit values, into Hopper's tiles of `width` columns, one for each step: piece p of a tile's
+/// Writes a column of a tap, 16-bit values, into Hopper's tiles of `width` columns, one for each k tile: piece p of a tile's
 /// row r lies at p ^ r % 8 (`kernels/hopper.cuh`).
 fn swizzle(column: &[u8], tiles: &mut [u8], width: usize, number: usize) {
     const PIECE_BYTES: usize = 2 * PIECE;
     for (piece, values) in column.chunks_exact(PIECE_BYTES).enumerate() {
-        let (step, piece) = (piece * PIECE / HOPPER_STEP, piece % (HOPPER_STEP / PIECE));
-        let at = 2 * (step * width + number) * HOPPER_STEP + (piece ^ (number % 8)) * PIECE_BYTES;
+        let (k_tile, piece) = (piece * PIECE / HOPPER_BLOCK_K, piece % (HOPPER_BLOCK_K / PIECE));
+        let at = 2 * (k_tile * width + number) * HOPPER_BLOCK_K + (piece ^ (number % 8)) * PIECE_BYTES;
         tiles[at..at + PIECE_BYTES].copy_from_slice(values);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! cuBLASLt, NVIDIA's library of matrix products: used where it is there and faster, never needed.
+//! cuBLASLt, NVIDIA's library of GEMMs: used where it is there and faster, never needed.
 //!
 //! It sees matrices in column-major order. So our rows are its columns, the result is `weights * x` there, and the weights,
 //! stored column by column, are transposed (cuBLAS documentation, sections "cublasLtMatmul" and "cublasLtOrder_t").
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use super::device::Device;
 use super::fault::refuse;
 use crate::backend::cuda::Precision;
-use crate::backend::cuda::driver::Product;
+use crate::backend::cuda::driver::Gemm;
 use crate::error::Result;
 
 /// The oldest version that is asked, 12.0: as the driver.
@@ -78,7 +78,7 @@ impl<T> Drop for Owned<T> {
 type Operation = Owned<sys::cublasLtMatmulDescOpaque_t>;
 type Matrix = Owned<sys::cublasLtMatrixLayoutOpaque_t>;
 
-/// Of products, what the library's way to compute them depends on.
+/// What the library's way to compute a GEMM depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Shape {
     rows: usize,
@@ -91,13 +91,13 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(product: &Product) -> Self {
-        let &Product { rows, columns, inputs, depth, gelu, precision, workspace, .. } = product;
+    fn of(gemm: &Gemm) -> Self {
+        let &Gemm { rows, columns, inputs, depth, gelu, precision, workspace, .. } = gemm;
         Self { rows, columns, inputs, depth, gelu, precision, workspace: workspace.1 }
     }
 }
 
-/// Products of one shape, described, and how the library computes them.
+/// GEMMs of one shape, described, and how the library computes them.
 struct Prepared {
     operation: Operation,
     weights: Matrix,
@@ -151,14 +151,14 @@ impl CublasLt {
         format!("cuBLASLt {}.{}", self.version / 10_000, self.version / 100 % 100)
     }
 
-    /// Queues a product on a stream of the device, which must be bound; false if the library declines.
-    pub(super) fn multiply(&self, stream: CUstream, product: &Product) -> Result<bool> {
+    /// Queues a GEMM on a stream of the device, which must be bound; false if the library declines.
+    pub(super) fn gemm(&self, stream: CUstream, gemm: &Gemm) -> Result<bool> {
         let mut prepared = self.prepared.lock();
-        let entry = prepared.entry(Shape::of(product)).or_insert_with(|| self.prepare(product).ok());
+        let entry = prepared.entry(Shape::of(gemm)).or_insert_with(|| self.prepare(gemm).ok());
         let Some(way) = entry else {
             return Ok(false);
         };
-        match self.queue(way, stream, product) {
+        match self.queue(way, stream, gemm) {
             Ok(()) => Ok(true),
             Err(
                 cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED
@@ -172,17 +172,17 @@ impl CublasLt {
         }
     }
 
-    /// Describes products of the shape of `product`, and asks for the best way to compute them.
-    fn prepare(&self, product: &Product) -> Result<Prepared, cublasStatus_t> {
-        let &Product { rows, columns, inputs, depth, gelu, precision, .. } = product;
+    /// Describes GEMMs of the shape of `gemm`, and asks for the best way to compute them.
+    fn prepare(&self, gemm: &Gemm) -> Result<Prepared, cublasStatus_t> {
+        let &Gemm { rows, columns, inputs, depth, gelu, precision, .. } = gemm;
         let values = match precision {
             Precision::F32 => return Err(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED),
             Precision::Bf16 => cudaDataType::CUDA_R_16BF,
             Precision::F16 => cudaDataType::CUDA_R_16F,
         };
-        let (sums, scale) = (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType::CUDA_R_32F);
+        let (accumulators, scale) = (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType::CUDA_R_32F);
         // SAFETY: the library is there; it writes one pointer.
-        let create = |thing: &mut _| unsafe { sys::cublasLtMatmulDescCreate(thing, sums, scale) };
+        let create = |thing: &mut _| unsafe { sys::cublasLtMatmulDescCreate(thing, accumulators, scale) };
         let operation = Operation::new(create, sys::cublasLtMatmulDescDestroy)?;
         set(&operation, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
         let epilogue = if gelu {
@@ -191,8 +191,8 @@ impl CublasLt {
             cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS
         };
         set(&operation, Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-        // What the library can do may depend on the offsets' alignment.
-        set(&operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias)?;
+        // What the library can do may depend on the bias's alignment.
+        set(&operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &gemm.bias)?;
         let matrix = |rows: usize, columns: usize, pitch: usize| {
             // SAFETY: as above.
             let create = |thing: &mut _| unsafe {
@@ -202,7 +202,7 @@ impl CublasLt {
         };
         let (weights, x, out) =
             (matrix(inputs, columns, depth)?, matrix(inputs, rows, inputs)?, matrix(columns, rows, columns)?);
-        let algorithm = self.best(&operation, [&weights, &x, &out], product.workspace.1)?;
+        let algorithm = self.best(&operation, [&weights, &x, &out], gemm.workspace.1)?;
         Ok(Prepared { operation, weights, x, out, algorithm })
     }
 
@@ -253,12 +253,12 @@ impl CublasLt {
         Ok(found.algo)
     }
 
-    fn queue(&self, way: &Prepared, stream: CUstream, product: &Product) -> Result<(), cublasStatus_t> {
-        set(&way.operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias)?;
+    fn queue(&self, way: &Prepared, stream: CUstream, gemm: &Gemm) -> Result<(), cublasStatus_t> {
+        set(&way.operation, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &gemm.bias)?;
         let at = |address: u64| address as usize as *const c_void;
-        let (one, added) = (1.0f32, if product.residual == 0 { 0.0f32 } else { 1.0 });
+        let (one, added) = (1.0f32, if gemm.residual == 0 { 0.0f32 } else { 1.0 });
         // Where nothing is added, what is to be added is not read, but must be an address.
-        let residual = if product.residual == 0 { product.out } else { product.residual };
+        let residual = if gemm.residual == 0 { gemm.out } else { gemm.residual };
         // SAFETY: all descriptions are alive, and the engine multiplies in memory that it has allocated for matrices of
         // these sizes; the library copies the factors before it returns.
         accepted(unsafe {
@@ -266,18 +266,18 @@ impl CublasLt {
                 self.handle,
                 way.operation.thing,
                 ptr::from_ref(&one).cast(),
-                at(product.weights),
+                at(gemm.weights),
                 way.weights.thing,
-                at(product.x),
+                at(gemm.x),
                 way.x.thing,
                 ptr::from_ref(&added).cast(),
                 at(residual),
                 way.out.thing,
-                at(product.out).cast_mut(),
+                at(gemm.out).cast_mut(),
                 way.out.thing,
                 &way.algorithm,
-                at(product.workspace.0).cast_mut(),
-                product.workspace.1,
+                at(gemm.workspace.0).cast_mut(),
+                gemm.workspace.1,
                 stream.cast(),
             )
         })

@@ -12,7 +12,7 @@ use super::device::Device;
 use super::graph::Stream;
 use super::launches::{AllLaunches, Launches};
 use super::staging::{Event, Pinned, Ring};
-use crate::backend::cuda::driver::{Address, Args, Kernel, Product, Queue};
+use crate::backend::cuda::driver::{Address, Args, Gemm, Kernel, Queue};
 use crate::error::{Error, Result};
 
 /// Bytes that are copied at a time: while the device copies one piece, the processor copies the next.
@@ -215,10 +215,10 @@ impl Queue for NvidiaQueue {
         self.launches.add(function, kernel, grid, args)
     }
 
-    fn multiply(&self, product: &Product) -> Result<bool> {
+    fn gemm(&self, gemm: &Gemm) -> Result<bool> {
         let Some(library) = &self.library else { return Ok(false) };
         self.device.bind()?;
-        library.multiply(self.launches.flush()?.handle(), product)
+        library.gemm(self.launches.flush()?.handle(), gemm)
     }
 
     fn wait(&self) -> Result<()> {

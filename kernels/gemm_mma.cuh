@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// The product of product.cuh on every GPU since Ampere. Weights are packed as [n][segment][channel] with n filled up to
-// whole tiles and channels to whole steps, so that they are read without a check.
+// The GEMM of gemm.cuh on every GPU since Ampere. B is packed as [n][tap][channel] with n filled up to whole tiles and
+// channels to whole k tiles, so that it is read without a check.
 //
-// Tiles pass through shared memory in a ring of stages of which each holds a step of 64 bytes of k. The four 16-byte
+// Tiles pass through shared memory in a ring of stages of which each holds a k tile of 64 bytes. The four 16-byte
 // pieces of a row are swizzled by bits 1 and 2 of its number: eight rows that lie one above the other then fill all
 // banks once, when they are written and when ldmatrix reads them. bf16 and f16 go through the tensor cores, f32 through
 // plain FMA.
 #pragma once
 
-#include "product.cuh"
+#include "gemm.cuh"
 
 namespace {
 
@@ -18,7 +18,7 @@ constexpr u32 WARPS = THREADS / WARP;
 // On a multiprocessor: while one waits at its barrier, the other multiplies.
 template <class T> constexpr u32 BLOCKS = sizeof(T) == 2 ? 2 : 1;
 constexpr u32 PIECES = 4;
-template <class T> constexpr u32 STEP = PIECES * PER_16_BYTES<T>;
+template <class T> constexpr u32 BLOCK_K = PIECES * PER_16_BYTES<T>;
 
 // A tile of M x N: STAGES_ stages, warps in WARPS_M rows of 8 / WARPS_M.
 template <u32 M_, u32 N_, u32 STAGES_, u32 WARPS_M> struct Tile {
@@ -31,72 +31,72 @@ template <u32 M_, u32 N_, u32 STAGES_, u32 WARPS_M> struct Tile {
     static constexpr u32 PITCH = WARP_N + 8;
 };
 
-using Wide = Tile<128, 128, 3, 2>;
-using Middle = Tile<128, 64, 4, 4>;
-using Narrow = Tile<256, 16, 3, 8>;
+using T128x128 = Tile<128, 128, 3, 2>;
+using T128x64 = Tile<128, 64, 4, 4>;
+using T256x16 = Tile<256, 16, 3, 8>;
 
 template <class T, class Tile> union Shared {
     struct {
-        alignas(128) T left[Tile::M * STEP<T>];
-        alignas(128) T right[Tile::N * STEP<T>];
+        alignas(128) T a[Tile::M * BLOCK_K<T>];
+        alignas(128) T b[Tile::N * BLOCK_K<T>];
     } stages[Tile::STAGES];
     // Each warp's, to turn the tensor cores' layout into rows.
     alignas(128) float slabs[WARPS][16 * Tile::PITCH];
 };
 
-template <class T> using WideShared = Shared<T, Wide>;
-template <class T> using MiddleShared = Shared<T, Middle>;
-template <class T> using NarrowShared = Shared<T, Narrow>;
+template <class T> using T128x128Shared = Shared<T, T128x128>;
+template <class T> using T128x64Shared = Shared<T, T128x64>;
+template <class T> using T256x16Shared = Shared<T, T256x16>;
 
 // Where a piece of a row lies in a stage.
 template <class T> DEVICE u32 place(u32 row, u32 piece) {
-    return row * STEP<T> + (piece ^ (row / 2 % PIECES)) * PER_16_BYTES<T>;
+    return row * BLOCK_K<T> + (piece ^ (row / 2 % PIECES)) * PER_16_BYTES<T>;
 }
 
 // Fills the stages. Each thread loads the same piece of several rows.
-template <class T, class Tile, class Left> struct Loader {
-    static constexpr u32 STRIDE = THREADS / PIECES, ROWS = Tile::M / STRIDE, WEIGHTS = divide_up(Tile::N, STRIDE);
+template <class T, class Tile, class A> struct Loader {
+    static constexpr u32 STRIDE = THREADS / PIECES, ROWS = Tile::M / STRIDE, B_COPIES = divide_up(Tile::N, STRIDE);
 
-    Left left;
-    typename Left::Row rows[ROWS];
+    A a;
+    typename A::Row rows[ROWS];
     const T* sources[ROWS];
-    const T* weights;
-    u32 depth, inputs, segments, segment, channel;
+    const T* b;
+    u32 depth, inputs, taps, tap, channel;
 };
 
-template <class T, class Tile, class Left> DEVICE void find_sources(Loader<T, Tile, Left>& own) {
-    own.left.enter(own.segment);
+template <class T, class Tile, class A> DEVICE void find_sources(Loader<T, Tile, A>& own) {
+    own.a.enter(own.tap);
 #pragma unroll
-    for (u32 i = 0; i < own.ROWS; ++i) own.sources[i] = own.left.channels(own.rows[i]);
+    for (u32 i = 0; i < own.ROWS; ++i) own.sources[i] = own.a.channels(own.rows[i]);
 }
 
 // Starts at a row and a column.
-template <class T, class Tile, class Left>
-DEVICE void start(Loader<T, Tile, Left>& own, const Product& product, u32 row, u32 column) {
+template <class T, class Tile, class A>
+DEVICE void start(Loader<T, Tile, A>& own, const Gemm& gemm, u32 row, u32 column) {
     const u32 first = thread() / PIECES, piece = thread() % PIECES;
-    own.depth = product.depth;
-    own.inputs = product.inputs;
-    own.segments = product.segments;
-    own.segment = own.channel = 0;
-    const T* weights = static_cast<const T*>(product.weights) + u64(column + first) * product.depth;
-    own.weights = weights + piece * PER_16_BYTES<T>;
+    own.depth = gemm.depth;
+    own.inputs = gemm.inputs;
+    own.taps = gemm.taps;
+    own.tap = own.channel = 0;
+    const T* b = static_cast<const T*>(gemm.b) + u64(column + first) * gemm.depth;
+    own.b = b + piece * PER_16_BYTES<T>;
 #pragma unroll
-    for (u32 i = 0; i < own.ROWS; ++i) own.rows[i] = own.left.row(row + first + i * own.STRIDE);
+    for (u32 i = 0; i < own.ROWS; ++i) own.rows[i] = own.a.row(row + first + i * own.STRIDE);
     find_sources(own);
 }
 
-// Loads the next step. Channels whose bytes are no multiple of 16 go one by one.
-template <bool ALIGNED, class T, class Tile, class Left>
-DEVICE void load(Loader<T, Tile, Left>& own, T* left, T* right) {
+// Loads the next k tile. Channels whose bytes are no multiple of 16 go one by one.
+template <bool ALIGNED, class T, class Tile, class A>
+DEVICE void load(Loader<T, Tile, A>& own, T* a, T* b) {
     constexpr u32 N = PER_16_BYTES<T>;
     const u32 row = thread() / PIECES, piece = thread() % PIECES, channel = own.channel + piece * N;
 #pragma unroll
     for (u32 i = 0; i < own.ROWS; ++i) {
-        T* to = left + place<T>(row + i * own.STRIDE, piece);
+        T* to = a + place<T>(row + i * own.STRIDE, piece);
         const T* from = own.sources[i] + channel;
         if (ALIGNED) {
             const bool inside = own.sources[i] && channel < own.inputs;
-            copy_async(to, inside ? from : own.weights, inside);
+            copy_async(to, inside ? from : own.b, inside);
         } else {
             Vector<T, N> values;
 #pragma unroll
@@ -106,62 +106,62 @@ DEVICE void load(Loader<T, Tile, Left>& own, T* left, T* right) {
         }
     }
 #pragma unroll
-    for (u32 i = 0; i < own.WEIGHTS; ++i)
+    for (u32 i = 0; i < own.B_COPIES; ++i)
         if (Tile::N % own.STRIDE == 0 || row < Tile::N)
-            copy_async(right + place<T>(row + i * own.STRIDE, piece), own.weights + u64(i * own.STRIDE) * own.depth);
-    own.weights += STEP<T>;
-    own.channel += STEP<T>;
+            copy_async(b + place<T>(row + i * own.STRIDE, piece), own.b + u64(i * own.STRIDE) * own.depth);
+    own.b += BLOCK_K<T>;
+    own.channel += BLOCK_K<T>;
     if (own.channel < own.inputs) return;
     own.channel = 0;
-    if (++own.segment < own.segments) find_sources(own);
+    if (++own.tap < own.taps) find_sources(own);
 }
 
-// The sums of one thread, for the tensor cores: fragments of 16 rows and 8 columns.
-template <class T, class Tile> struct Sums {
+// The accumulators of one thread, for the tensor cores: fragments of 16 rows and 8 columns.
+template <class T, class Tile> struct Accumulators {
     static constexpr u32 M = Tile::WARP_M / 16, N = Tile::WARP_N / 8;
     float values[M][N][4];
 };
 
 // For FMA: every THREADS_M-th row and THREADS_N-th column.
-template <class Tile> struct Sums<float, Tile> {
+template <class Tile> struct Accumulators<float, Tile> {
     static constexpr u32 M = Tile::M / Tile::THREADS_M, N = Tile::N / Tile::THREADS_N;
     float values[M][N];
 };
 
-template <class Tile> DEVICE void clear(Sums<float, Tile>& sums) {
-    for (auto& row : sums.values)
+template <class Tile> DEVICE void clear(Accumulators<float, Tile>& acc) {
+    for (auto& row : acc.values)
         for (float& value : row) value = 0;
 }
-template <class T, class Tile> DEVICE void clear(Sums<T, Tile>& sums) {
-    for (auto& row : sums.values)
+template <class T, class Tile> DEVICE void clear(Accumulators<T, Tile>& acc) {
+    for (auto& row : acc.values)
         for (auto& fragment : row)
             for (float& value : fragment) value = 0;
 }
 
-// Adds the product of a stage.
-template <class Tile> DEVICE void accumulate(Sums<float, Tile>& sums, const float* left, const float* right) {
-    constexpr u32 M = Sums<float, Tile>::M, N = Sums<float, Tile>::N;
+// Adds the products of a stage.
+template <class Tile> DEVICE void accumulate(Accumulators<float, Tile>& acc, const float* a_tile, const float* b_tile) {
+    constexpr u32 M = Accumulators<float, Tile>::M, N = Accumulators<float, Tile>::N;
     const u32 row = thread() / Tile::THREADS_N, column = thread() % Tile::THREADS_N;
 #pragma unroll 2
     for (u32 piece = 0; piece < PIECES; ++piece) {
         Vector<float, 4> a[M];
 #pragma unroll
         for (u32 m = 0; m < M; ++m)
-            a[m] = *reinterpret_cast<const Vector<float, 4>*>(left + place<float>(row + m * Tile::THREADS_M, piece));
+            a[m] = *reinterpret_cast<const Vector<float, 4>*>(a_tile + place<float>(row + m * Tile::THREADS_M, piece));
 #pragma unroll
         for (u32 n = 0; n < N; ++n) {
             const auto b =
-                *reinterpret_cast<const Vector<float, 4>*>(right + place<float>(column + n * Tile::THREADS_N, piece));
+                *reinterpret_cast<const Vector<float, 4>*>(b_tile + place<float>(column + n * Tile::THREADS_N, piece));
 #pragma unroll
             for (u32 m = 0; m < M; ++m)
 #pragma unroll
-                for (u32 k = 0; k < 4; ++k) sums.values[m][n] += a[m].values[k] * b.values[k];
+                for (u32 k = 0; k < 4; ++k) acc.values[m][n] += a[m].values[k] * b.values[k];
         }
     }
 }
 
-template <class T, class Tile> DEVICE void accumulate(Sums<T, Tile>& sums, const T* left, const T* right) {
-    constexpr u32 M = Sums<T, Tile>::M, N = Sums<T, Tile>::N;
+template <class T, class Tile> DEVICE void accumulate(Accumulators<T, Tile>& acc, const T* a_tile, const T* b_tile) {
+    constexpr u32 M = Accumulators<T, Tile>::M, N = Accumulators<T, Tile>::N;
     // Lanes 0..16 name the rows of a fragment at one piece, the others at the next (PTX manual, ldmatrix and m16n8k16).
     const u32 row = warp() / Tile::WARPS_N * Tile::WARP_M + lane() % 16, next = lane() / 16;
     // Two fragments of columns at once: lanes 0..8, 8..16 name the pieces of one, the others those of the other.
@@ -170,38 +170,38 @@ template <class T, class Tile> DEVICE void accumulate(Sums<T, Tile>& sums, const
     for (u32 piece = 0; piece < PIECES; piece += 2) {
         u32 a[M][4];
 #pragma unroll
-        for (u32 m = 0; m < M; ++m) load_matrix(a[m], left + place<T>(row + 16 * m, piece + next));
+        for (u32 m = 0; m < M; ++m) load_matrix(a[m], a_tile + place<T>(row + 16 * m, piece + next));
 #pragma unroll
         for (u32 n = 0; n < N; n += 2) {
             u32 b[4];
-            load_matrix(b, right + place<T>(column + 8 * n, piece + half));
+            load_matrix(b, b_tile + place<T>(column + 8 * n, piece + half));
 #pragma unroll
             for (u32 m = 0; m < M; ++m) {
-                multiply_add<T>(sums.values[m][n], a[m], b[0], b[1]);
-                multiply_add<T>(sums.values[m][n + 1], a[m], b[2], b[3]);
+                mma_m16n8k16<T>(acc.values[m][n], a[m], b[0], b[1]);
+                mma_m16n8k16<T>(acc.values[m][n + 1], a[m], b[2], b[3]);
             }
         }
     }
 }
 
-// Gives the sums to the result.
+// Gives the accumulators to the result.
 template <class Tile, class Result>
-DEVICE void finish(Sums<float, Tile>& sums, Shared<float, Tile>&, const Result& result, u32 row, u32 column) {
-    constexpr u32 M = Sums<float, Tile>::M, N = Sums<float, Tile>::N;
+DEVICE void finish(Accumulators<float, Tile>& acc, Shared<float, Tile>&, const Result& result, u32 row, u32 column) {
+    constexpr u32 M = Accumulators<float, Tile>::M, N = Accumulators<float, Tile>::N;
     row += thread() / Tile::THREADS_N;
     column += thread() % Tile::THREADS_N;
 #pragma unroll
     for (u32 m = 0; m < M; ++m)
 #pragma unroll
         for (u32 n = 0; n < N; ++n) {
-            Vector<float, 1> value{{sums.values[m][n]}};
-            store_sums<float>(result, row + m * Tile::THREADS_M, column + n * Tile::THREADS_N, value);
+            Vector<float, 1> value{{acc.values[m][n]}};
+            store_accumulators<float>(result, row + m * Tile::THREADS_M, column + n * Tile::THREADS_N, value);
         }
 }
 
 template <class T, class Tile, class Result>
-DEVICE void finish(Sums<T, Tile>& sums, Shared<T, Tile>& shared, const Result& result, u32 row, u32 column) {
-    constexpr u32 M = Sums<T, Tile>::M, N = Sums<T, Tile>::N;
+DEVICE void finish(Accumulators<T, Tile>& acc, Shared<T, Tile>& shared, const Result& result, u32 row, u32 column) {
+    constexpr u32 M = Accumulators<T, Tile>::M, N = Accumulators<T, Tile>::N;
     constexpr u32 CHUNKS = Tile::WARP_N / 8;
     float* slab = shared.slabs[warp()];
     row += warp() / Tile::WARPS_N * Tile::WARP_M;
@@ -214,7 +214,7 @@ DEVICE void finish(Sums<T, Tile>& sums, Shared<T, Tile>& shared, const Result& r
         for (u32 n = 0; n < N; ++n)
 #pragma unroll
             for (u32 half = 0; half < 2; ++half) {
-                const Vector<float, 2> pair{{sums.values[m][n][2 * half], sums.values[m][n][2 * half + 1]}};
+                const Vector<float, 2> pair{{acc.values[m][n][2 * half], acc.values[m][n][2 * half + 1]}};
                 *reinterpret_cast<Vector<float, 2>*>(to + half * 8 * Tile::PITCH + 8 * n) = pair;
             }
         warp_barrier();
@@ -222,45 +222,45 @@ DEVICE void finish(Sums<T, Tile>& sums, Shared<T, Tile>& shared, const Result& r
         for (u32 i = lane(); i < 16 * CHUNKS; i += WARP) {
             const u32 r = i / CHUNKS, c = i % CHUNKS * 8;
             auto values = *reinterpret_cast<const Vector<float, 8>*>(slab + r * Tile::PITCH + c);
-            store_sums<T>(result, row + 16 * m + r, column + c, values);
+            store_accumulators<T>(result, row + 16 * m + r, column + c, values);
         }
         warp_barrier();
     }
 }
 
-// This block's tile of a layer.
-template <class T, class Tile, bool ALIGNED, class Problem> DEVICE void multiply(const Problem& problem, u32 layer) {
+// This block's tile of a batch.
+template <class T, class Tile, bool ALIGNED, class Problem> DEVICE void gemm(const Problem& problem, u32 batch) {
     auto& shared = shared_memory<Shared<T, Tile>>();
-    const Product product = problem.template product<Tile>(layer);
+    const Gemm gemm = problem.template gemm<Tile>(batch);
     u32 row, column;
-    find_tile<Tile>(block_x(), product, row, column);
-    Loader<T, Tile, typename Problem::Left> loader;
-    loader.left = problem.left(layer);
-    start(loader, product, row, column);
-    Sums<T, Tile> sums;
-    clear(sums);
+    find_tile<Tile>(block_x(), gemm, row, column);
+    Loader<T, Tile, typename Problem::A> loader;
+    loader.a = problem.a(batch);
+    start(loader, gemm, row, column);
+    Accumulators<T, Tile> acc;
+    clear(acc);
 
-    const u32 steps = product.segments * divide_up(product.inputs, STEP<T>);
+    const u32 k_tiles = gemm.taps * divide_up(gemm.inputs, BLOCK_K<T>);
     constexpr u32 AHEAD = Tile::STAGES - 1;
     u32 loaded = 0, stage = 0, next = AHEAD;
 #pragma unroll 1
     for (; loaded < AHEAD; ++loaded) {
-        if (loaded < steps) load<ALIGNED>(loader, shared.stages[loaded].left, shared.stages[loaded].right);
+        if (loaded < k_tiles) load<ALIGNED>(loader, shared.stages[loaded].a, shared.stages[loaded].b);
         copy_async_commit();
     }
 #pragma unroll 1
-    for (u32 step = 0; step < steps; ++step, ++loaded) {
+    for (u32 k_tile = 0; k_tile < k_tiles; ++k_tile, ++loaded) {
         copy_async_wait<AHEAD - 1>();
         // Everybody's copies have landed, and nobody reads the stage before this one any more.
         block_barrier();
-        if (loaded < steps) load<ALIGNED>(loader, shared.stages[next].left, shared.stages[next].right);
+        if (loaded < k_tiles) load<ALIGNED>(loader, shared.stages[next].a, shared.stages[next].b);
         copy_async_commit();
-        accumulate(sums, shared.stages[stage].left, shared.stages[stage].right);
+        accumulate(acc, shared.stages[stage].a, shared.stages[stage].b);
         stage = stage + 1 == Tile::STAGES ? 0 : stage + 1;
         next = next + 1 == Tile::STAGES ? 0 : next + 1;
     }
     copy_async_wait<0>();
-    finish(sums, shared, problem.result(layer), row, column);
+    finish(acc, shared, problem.result(batch), row, column);
 }
 
 }

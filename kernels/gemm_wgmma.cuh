@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// The product of product.cuh with Hopper's products of warpgroups. A block has three warpgroups. The first brings what
-// the others multiply into a ring of stages, each of 64 values of k: its threads gather the left side, and one of them
-// has the weights copied, which are packed on the host (src/backend/cuda/product.rs) as [n / N][segment][channel /
-// 64][N][64], swizzled, filled up with zeros: a stage's weights are one run of bytes. The other two compute one half of
+// The GEMM of gemm.cuh with Hopper's MMAs of warpgroups (wgmma). A block has three warpgroups. The first brings what
+// the others multiply into a ring of stages, each of 64 values of k: its threads gather A, and one of them has B
+// copied, which is packed on the host (src/backend/cuda/packing.rs) as
+// [n / N][tap][channel / 64][N][64], swizzled, filled up with zeros: a stage's part of B is one run of bytes. The other two compute one half of
 // a tile's rows each. Blocks stay: while a tile is stored, the next one's stages fill.
 //
 // Registers: 168 for each of 384 threads (65536 in all), of which the first warpgroup gives some to the others, whose
-// sums take 128.
+// accumulators take 128.
 #pragma once
 
+#include "gemm.cuh"
 #include "hopper.cuh"
-#include "product.cuh"
 
 namespace {
 
@@ -19,21 +19,21 @@ constexpr u32 CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
 constexpr u32 PRODUCER_REGISTERS = 104, CONSUMER_REGISTERS = 200;
 
 // Values of k in a stage; the 16-byte pieces of a row.
-constexpr u32 STEP = TILE_COLUMNS, PIECES = 8;
+constexpr u32 BLOCK_K = TILE_COLUMNS, PIECES = 8;
 
 // Tiles of M x N. A stage's bytes are 128 (M + N): four of them take 192 KiB of the 227 KiB of a block.
 template <u32 M_, u32 N_> struct Tile {
     static constexpr u32 M = M_, N = N_, STAGES = 4;
-    // Products of 64 rows that a warpgroup computes.
-    static constexpr u32 PARTS = M / (64 * CONSUMERS);
+    // MMAs of 64 rows that a warpgroup issues for each 16 of k.
+    static constexpr u32 M_TILES = M / (64 * CONSUMERS);
 };
 
-using Wide = Tile<128, 256>;
-using Tall = Tile<256, 128>;
+using T128x256 = Tile<128, 256>;
+using T256x128 = Tile<256, 128>;
 
 template <class T, class Tile> struct Stage {
-    alignas(PATTERN_BYTES) T left[Tile::M * STEP];
-    alignas(PATTERN_BYTES) T right[Tile::N * STEP];
+    alignas(PATTERN_BYTES) T a[Tile::M * BLOCK_K];
+    alignas(PATTERN_BYTES) T b[Tile::N * BLOCK_K];
 };
 
 // What all rows of a tile get, sum * factor + offset, for each of the warpgroups that store them.
@@ -48,8 +48,8 @@ template <class T, class Tile> struct Shared {
     ColumnTerms<Tile> terms[CONSUMERS];
 };
 
-template <class T> using WideShared = Shared<T, Wide>;
-template <class T> using TallShared = Shared<T, Tall>;
+template <class T> using T128x256Shared = Shared<T, T128x256>;
+template <class T> using T256x128Shared = Shared<T, T256x128>;
 
 // The stages in turn.
 template <class Tile> struct Turn {
@@ -62,16 +62,16 @@ template <class Tile> struct Turn {
     }
 };
 
-// A tile of all layers, and where it lies.
+// A tile of all batches, and where it lies.
 struct Place {
-    u32 layer, row, column;
+    u32 batch, row, column;
 };
 
 template <class Tile, class Problem> DEVICE Place find_place(const Problem& problem, u32 number) {
-    const Product product = problem.template product<Tile>(0);
-    const u32 tiles = count_tiles<Tile>(product);
+    const Gemm gemm = problem.template gemm<Tile>(0);
+    const u32 tiles = count_tiles<Tile>(gemm);
     Place place{number / tiles, 0, 0};
-    find_tile<Tile>(number % tiles, product, place.row, place.column);
+    find_tile<Tile>(number % tiles, gemm, place.row, place.column);
     return place;
 }
 
@@ -82,7 +82,7 @@ DEVICE void publish(Barrier& full) {
     if (lane() == 0) barrier_arrive(full);
 }
 
-// The first warpgroup: fills stages with all tiles of the block. Eight threads copy a row of the left side, and the
+// The first warpgroup: fills stages with all tiles of the block. Eight threads copy a row of A, and the
 // same threads one row of every 16.
 template <class T, class Tile, class Problem>
 DEVICE void produce(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32 blocks) {
@@ -94,32 +94,32 @@ DEVICE void produce(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, 
 #pragma unroll 1
     for (u32 tile = block_x(); tile < tiles; tile += blocks) {
         const Place place = find_place<Tile>(problem, tile);
-        const Product product = problem.template product<Tile>(place.layer);
-        const T* weights = static_cast<const T*>(product.weights) + u64(place.column) * product.depth;
-        auto left = problem.left(place.layer);
-        typename Problem::Left::Row rows[ROWS];
+        const Gemm gemm = problem.template gemm<Tile>(place.batch);
+        const T* b = static_cast<const T*>(gemm.b) + u64(place.column) * gemm.depth;
+        auto a = problem.a(place.batch);
+        typename Problem::A::Row rows[ROWS];
 #pragma unroll
-        for (u32 i = 0; i < ROWS; ++i) rows[i] = left.row(place.row + first + i * STRIDE);
+        for (u32 i = 0; i < ROWS; ++i) rows[i] = a.row(place.row + first + i * STRIDE);
 #pragma unroll 1
-        for (u32 segment = 0; segment < product.segments; ++segment) {
+        for (u32 tap = 0; tap < gemm.taps; ++tap) {
             const T* sources[ROWS];
-            left.enter(segment);
+            a.enter(tap);
 #pragma unroll
-            for (u32 i = 0; i < ROWS; ++i) sources[i] = left.channels(rows[i]);
+            for (u32 i = 0; i < ROWS; ++i) sources[i] = a.channels(rows[i]);
 #pragma unroll 1
-            for (u32 channel = 8 * piece; channel < product.inputs + 8 * piece; channel += STEP) {
+            for (u32 channel = 8 * piece; channel < gemm.inputs + 8 * piece; channel += BLOCK_K) {
                 auto& stage = shared.stages[turn.stage];
                 Barrier& full = shared.full[turn.stage];
                 barrier_wait(shared.empty[turn.stage], turn.parity ^ 1);
                 if (thread() == 0) {
-                    barrier_arrive_expect(full, sizeof stage.right);
-                    copy_bulk(stage.right, weights, sizeof stage.right, full);
+                    barrier_arrive_expect(full, sizeof stage.b);
+                    copy_bulk(stage.b, b, sizeof stage.b, full);
                 }
 #pragma unroll
                 for (u32 i = 0; i < ROWS; ++i) {
-                    const bool inside = sources[i] && channel < product.inputs;
-                    copy_async(stage.left + swizzled(first + i * STRIDE, piece),
-                               inside ? sources[i] + channel : weights, inside);
+                    const bool inside = sources[i] && channel < gemm.inputs;
+                    copy_async(stage.a + swizzled(first + i * STRIDE, piece),
+                               inside ? sources[i] + channel : b, inside);
                 }
                 copy_async_commit();
                 if (filling) {
@@ -127,7 +127,7 @@ DEVICE void produce(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, 
                     publish(*filling);
                 }
                 filling = &full;
-                weights += Tile::N * STEP;
+                b += Tile::N * BLOCK_K;
                 turn.next();
             }
         }
@@ -141,7 +141,7 @@ template <class Tile, class Result> struct OwnTerms {
     static constexpr u32 COUNT = Tile::N / WARPGROUP;
     Terms<1> terms[COUNT];
 
-    // Long before the sums are there, so that nobody waits for memory.
+    // Long before the accumulators are there, so that nobody waits for memory.
     METHOD void load(const Result& result, const Place& place) {
 #pragma unroll
         for (u32 i = 0; i < COUNT; ++i) {
@@ -164,8 +164,8 @@ template <class Tile, class Result> struct OwnTerms {
     }
 };
 
-// Two neighbouring sums of each of four times eight columns, of which lane q of four that share a row is to get the
-// q-th eight: exchanges them. In the end eights[p] are the two that lane p had.
+// Two neighbouring accumulators of each of four times eight columns, of which lane q of four that share a row is to
+// get the q-th eight: exchanges them. In the end eights[p] are the two that lane p had.
 DEVICE void exchange(float (&eights)[4][2]) {
     const u32 own = lane() % 4;
 #pragma unroll
@@ -182,12 +182,12 @@ DEVICE void exchange(float (&eights)[4][2]) {
             }
 }
 
-// Gives the sums to the result, eight columns at once, and what is added to them is loaded some steps before.
+// Gives the accumulators to the result, eight columns at once, and what is added to them is loaded some steps before.
 template <class T, class Tile, class Result>
-DEVICE void finish(const float (&sums)[Tile::PARTS][Tile::N / 2], const Result& result,
+DEVICE void finish(const float (&acc)[Tile::M_TILES][Tile::N / 2], const Result& result,
                    const ColumnTerms<Tile>& terms, u32 first_row, u32 first_column) {
     // All rows of 32 columns, then the next: so their terms are in registers for a short while only.
-    constexpr u32 HALVES = 2 * Tile::PARTS, STEPS = HALVES * Tile::N / 32, AHEAD = 4;
+    constexpr u32 HALVES = 2 * Tile::M_TILES, STEPS = HALVES * Tile::N / 32, AHEAD = 4;
     const u32 own = 8 * (lane() % 4);
     first_row += warp() % 4 * 16 + lane() / 4;
     // Finding a line may take divisions.
@@ -199,11 +199,11 @@ DEVICE void finish(const float (&sums)[Tile::PARTS][Tile::N / 2], const Result& 
 #pragma unroll
     for (u32 ahead = 0; ahead < STEPS + AHEAD; ++ahead) {
         if (ahead >= AHEAD) {
-            const u32 step = ahead - AHEAD, group = step / HALVES, part = step % HALVES / 2, half = step % 2;
-            const u32 row = first_row + 64 * part + 8 * half, column = 32 * group + own;
+            const u32 step = ahead - AHEAD, group = step / HALVES, m = step % HALVES / 2, half = step % 2;
+            const u32 row = first_row + 64 * m + 8 * half, column = 32 * group + own;
             float eights[4][2];
 #pragma unroll
-            for (u32 i = 0; i < 8; ++i) eights[i / 2][i % 2] = sums[part][16 * group + i / 2 * 4 + 2 * half + i % 2];
+            for (u32 i = 0; i < 8; ++i) eights[i / 2][i % 2] = acc[m][16 * group + i / 2 * 4 + 2 * half + i % 2];
             exchange(eights);
             const auto offset = read<float, 8>(terms.offset + column), factor = read<float, 8>(terms.factor + column);
             Vector<float, 8> y;
@@ -227,32 +227,32 @@ DEVICE void finish(const float (&sums)[Tile::PARTS][Tile::N / 2], const Result& 
     }
 }
 
-// The other warpgroups: multiply what is in the stages and store the sums.
+// The other warpgroups: multiply what is in the stages and store the accumulators.
 template <class T, class Tile, class Problem>
 DEVICE void consume(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32 blocks) {
-    const u32 first = (warpgroup() - 1) * Tile::PARTS * 64;
-    float sums[Tile::PARTS][Tile::N / 2];
+    const u32 first = (warpgroup() - 1) * Tile::M_TILES * 64;
+    float acc[Tile::M_TILES][Tile::N / 2];
     Turn<Tile> turn;
 #pragma unroll 1
     for (u32 tile = block_x(); tile < tiles; tile += blocks) {
         const Place place = find_place<Tile>(problem, tile);
-        const Product product = problem.template product<Tile>(place.layer);
-        const auto result = problem.result(place.layer);
+        const Gemm gemm = problem.template gemm<Tile>(place.batch);
+        const auto result = problem.result(place.batch);
         OwnTerms<Tile, decltype(problem.result(0))> terms;
         terms.load(result, place);
-        const u32 steps = product.segments * divide_up(product.inputs, STEP);
+        const u32 k_tiles = gemm.taps * divide_up(gemm.inputs, BLOCK_K);
         Barrier* multiplied = nullptr;
 #pragma unroll 1
-        for (u32 step = 0; step < steps; ++step) {
+        for (u32 k_tile = 0; k_tile < k_tiles; ++k_tile) {
             const auto& stage = shared.stages[turn.stage];
             barrier_wait(shared.full[turn.stage], turn.parity);
-            warpgroup_fence(sums);
+            warpgroup_fence(acc);
 #pragma unroll
-            for (u32 k = 0; k < STEP; k += 16)
+            for (u32 k = 0; k < BLOCK_K; k += 16)
 #pragma unroll
-                for (u32 part = 0; part < Tile::PARTS; ++part)
-                    warpgroup_multiply<T>(sums[part], k_major(stage.left + (first + 64 * part) * STEP, k),
-                                          k_major(stage.right, k), (step | k) > 0);
+                for (u32 m = 0; m < Tile::M_TILES; ++m)
+                    wgmma<T>(acc[m], k_major(stage.a + (first + 64 * m) * BLOCK_K, k), k_major(stage.b, k),
+                             (k_tile | k) > 0);
             warpgroup_commit();
             warpgroup_wait<1>();
             if (multiplied && lane() == 0) barrier_arrive(*multiplied);
@@ -260,25 +260,25 @@ DEVICE void consume(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, 
             turn.next();
         }
         terms.store(shared.terms[warpgroup() - 1]);
-        warpgroup_wait<0>(sums);
+        warpgroup_wait<0>(acc);
         if (lane() == 0) barrier_arrive(*multiplied);
-        finish<T, Tile>(sums, result, shared.terms[warpgroup() - 1], place.row + first, place.column);
+        finish<T, Tile>(acc, result, shared.terms[warpgroup() - 1], place.row + first, place.column);
     }
 }
 
-// Every `blocks`-th tile of all layers.
-template <class T, class Tile, class Problem> DEVICE void multiply(const Problem& problem, u32 layers, u32 blocks) {
+// Every `blocks`-th tile of all batches.
+template <class T, class Tile, class Problem> DEVICE void gemm(const Problem& problem, u32 batches, u32 blocks) {
     auto& shared = shared_memory<Shared<T, Tile>>();
     if (thread() == 0) {
         for (u32 i = 0; i < Tile::STAGES; ++i) {
-            // A warp of the first warpgroup each, and the one thread that expects weights; a warp of the others.
+            // A warp of the first warpgroup each, and the one thread that expects B; a warp of the others.
             barrier_init(shared.full[i], WARPGROUP / WARP + 1);
             barrier_init(shared.empty[i], CONSUMERS * WARPGROUP / WARP);
         }
         barrier_init_fence();
     }
     block_barrier();
-    const u32 tiles = layers * count_tiles<Tile>(problem.template product<Tile>(0));
+    const u32 tiles = batches * count_tiles<Tile>(problem.template gemm<Tile>(0));
     if (warpgroup() == 0) {
         registers_decrease<PRODUCER_REGISTERS>();
         produce(shared, problem, tiles, blocks);

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// The GEMM (general matrix multiplication) under linear layers and convolutions: out[m][n] = sum over k of
+// a[m][k] * b[n][k], in tiles.
+//
+// A is read where it lies, as an implicit matrix: k runs over taps (those of a convolution; one for a linear layer) and
+// in each over the channels of one pixel or row. What happens to an accumulator before it is stored is up to the caller.
+// So a GEMM is a class Problem of
+//
+//   gemm<Tile>(batch)   its sizes and B of a batch (an index along the grid's z axis); all batches have the same sizes
+//   a(batch)            A, of a class `A` with `Row`, what is to be known about a row; `Row row(u32 m)`;
+//                       `void enter(u32 tap)`; and `const T* channels(Row)`, the row's channels at that tap, or null for
+//                       zeros
+//   result(batch)       what takes the accumulators: they get the terms of their columns, (acc + offset) * factor, and go
+//                       to put(line(row), column, y, added) where it has(row, column); `added` is what added() has at
+//                       the line and column, or 0 if that is null. As many columns as divide run() may go together
+//
+// gemm_mma.cuh computes it on every GPU, gemm_wgmma.cuh on Hopper; linear.cuh and conv.cuh are such problems.
+#pragma once
+
+#include "prims.cuh"
+
+namespace {
+
+// B and the sizes of a GEMM: `depth` values of B per column, of which `taps` taps of `inputs` channels are used.
+struct Gemm {
+    const void* b;
+    u32 rows, columns, inputs, taps, depth;
+};
+
+// Tiles of a GEMM, and the first row and column of one. Tiles with neighbouring numbers share rows and columns: they
+// lie in bands of 16.
+template <class Tile> DEVICE u32 count_tiles(const Gemm& gemm) {
+    return divide_up(gemm.rows, Tile::M) * divide_up(gemm.columns, Tile::N);
+}
+template <class Tile> DEVICE void find_tile(u32 tile, const Gemm& gemm, u32& row, u32& column) {
+    constexpr u32 BAND = 16;
+    const u32 tiles_m = divide_up(gemm.rows, Tile::M), tiles_n = divide_up(gemm.columns, Tile::N);
+    const u32 band = tile / (BAND * tiles_n), in_band = tile % (BAND * tiles_n);
+    const u32 height = min(BAND, tiles_m - band * BAND);
+    row = (band * BAND + in_band % height) * Tile::M;
+    column = in_band / height * Tile::N;
+}
+
+// N neighbouring values as f32; stores N as T.
+template <class T, int N> DEVICE Vector<float, N> read(const T* from) {
+    const auto stored = *reinterpret_cast<const Vector<T, N>*>(from);
+    Vector<float, N> values;
+#pragma unroll
+    for (int i = 0; i < N; ++i) values.values[i] = to_float(stored.values[i]);
+    return values;
+}
+template <class T, int N> DEVICE void write(T* to, const Vector<float, N>& values) {
+    Vector<T, N> stored;
+#pragma unroll
+    for (int i = 0; i < N; ++i) stored.values[i] = from_float<T>(values.values[i]);
+    *reinterpret_cast<Vector<T, N>*>(to) = stored;
+}
+
+template <int N> DEVICE Vector<float, N> filled(float value) {
+    Vector<float, N> values;
+#pragma unroll
+    for (int i = 0; i < N; ++i) values.values[i] = value;
+    return values;
+}
+
+// Of N neighbouring columns.
+template <int N> struct Terms {
+    Vector<float, N> offset, factor;
+};
+
+template <class T, class Result, int N>
+DEVICE void store_run(const Result& result, u32 row, u32 column, const Vector<float, N>& acc) {
+    const Terms<N> terms = result.template terms<N>(column);
+    auto y = acc;
+#pragma unroll
+    for (int i = 0; i < N; ++i) y.values[i] = (y.values[i] + terms.offset.values[i]) * terms.factor.values[i];
+    const u64 line = result.line(row);
+    const auto added = result.added();
+    result.put(line, column, y, added ? read<T, N>(added + line + column) : filled<N>(0.0f));
+}
+
+// Gives the accumulators of neighbouring columns to the result, one by one where its runs are not so wide.
+template <class T, class Result, int N>
+DEVICE void store_accumulators(const Result& result, u32 row, u32 column, const Vector<float, N>& acc) {
+    if (!result.has(row, column)) return;
+    if (result.run() % N == 0) return store_run<T>(result, row, column, acc);
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+        if (result.has(row, column + i)) store_run<T>(result, row, column + i, Vector<float, 1>{{acc.values[i]}});
+}
+
+}
