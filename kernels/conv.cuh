@@ -72,38 +72,38 @@ template <class T> struct Taps {
     }
 };
 
-template <class T> struct ConvResult {
+template <class T> struct ConvEpilogue {
     const ConvArgs& args;
     u32 batch;
 
-    METHOD bool has(u32 row, u32 column) const { return row < args.height * args.width && column < args.columns; }
-    METHOD u32 run() const { return args.outputs; }
+    METHOD bool in_bounds(u32 row, u32 column) const { return row < args.height * args.width && column < args.columns; }
+    METHOD u32 vector_width() const { return args.outputs; }
 
-    METHOD u64 line(u32 row) const {
+    METHOD u64 row_offset(u32 row) const {
         if (!args.phases) return u64(row) * args.outputs;
         const u64 y = 2 * u64(row / args.width) + batch / 2;
         return (y * (2 * args.width) + 2 * (row % args.width) + batch % 2) * args.outputs;
     }
 
-    template <int N> METHOD Terms<N> terms(u32 column) const {
+    template <int N> METHOD BiasScale<N> bias_scale(u32 column) const {
         return {read<float, N>(args.bias + column), filled<N>(1.0f)};
     }
 
-    METHOD const T* added() const { return static_cast<const T*>(args.skip); }
+    METHOD const T* residual() const { return static_cast<const T*>(args.skip); }
 
     template <int N>
-    METHOD void put(u64 line, u32 column, const Vector<float, N>& acc, const Vector<float, N>& added) const {
-        auto y = acc;
+    METHOD void store(u64 offset, u32 column, const Vector<float, N>& scaled, const Vector<float, N>& residual) const {
+        auto y = scaled;
         const u32 out = args.phases ? column / args.outputs : args.over_time ? batch : 0;
         const u32 channel = args.phases ? column % args.outputs : column;
 #pragma unroll
-        for (int i = 0; i < N; ++i) y.values[i] += added.values[i];
+        for (int i = 0; i < N; ++i) y.values[i] += residual.values[i];
         if (args.relu) {
             // Written so that NaN stays visible.
 #pragma unroll
             for (int i = 0; i < N; ++i) y.values[i] = y.values[i] < 0.0f ? 0.0f : y.values[i];
         }
-        write(static_cast<T*>(args.outs[out]) + line + channel, y);
+        write(static_cast<T*>(args.outs[out]) + offset + channel, y);
     }
 };
 
@@ -113,7 +113,7 @@ template <class T> struct Conv {
     const ConvArgs& args;
 
     METHOD A a(u32 batch) const { return {&args, batch, nullptr, 0, 0}; }
-    METHOD ConvResult<T> result(u32 batch) const { return {args, batch}; }
+    METHOD ConvEpilogue<T> epilogue(u32 batch) const { return {args, batch}; }
     template <class Tile> METHOD Gemm gemm(u32 batch) const {
         const u64 values = u64(divide_up(args.columns, Tile::N) * Tile::N) * args.depth;
         return {static_cast<const T*>(args.weights) + (args.phases ? batch * values : 0),

@@ -11,9 +11,10 @@
 //   a(batch)            A, of a class `A` with `Row`, what is to be known about a row; `Row row(u32 m)`;
 //                       `void enter(u32 tap)`; and `const T* channels(Row)`, the row's channels at that tap, or null for
 //                       zeros
-//   result(batch)       what takes the accumulators: they get the terms of their columns, (acc + offset) * factor, and go
-//                       to put(line(row), column, y, added) where it has(row, column); `added` is what added() has at
-//                       the line and column, or 0 if that is null. As many columns as divide run() may go together
+//   epilogue(batch)     the epilogue. For each accumulator with `in_bounds(row, column)`: y = (acc + bias) * scale with
+//                       those of `bias_scale<N>(column)`, then `store(row_offset(row), column, y, residual)`; the
+//                       residual is read from `residual()` at the same offset and column, or 0 if that is null. Columns
+//                       go together by any number that divides `vector_width()`
 //
 // gemm_mma.cuh computes it on every GPU, gemm_wgmma.cuh on Hopper; linear.cuh and conv.cuh are such problems.
 #pragma once
@@ -64,30 +65,31 @@ template <int N> DEVICE Vector<float, N> filled(float value) {
     return values;
 }
 
-// Of N neighbouring columns.
-template <int N> struct Terms {
-    Vector<float, N> offset, factor;
+// Bias and scale of N neighbouring columns.
+template <int N> struct BiasScale {
+    Vector<float, N> bias, scale;
 };
 
-template <class T, class Result, int N>
-DEVICE void store_run(const Result& result, u32 row, u32 column, const Vector<float, N>& acc) {
-    const Terms<N> terms = result.template terms<N>(column);
+template <class T, class Epilogue, int N>
+DEVICE void store_vector(const Epilogue& epilogue, u32 row, u32 column, const Vector<float, N>& acc) {
+    const BiasScale<N> columns = epilogue.template bias_scale<N>(column);
     auto y = acc;
 #pragma unroll
-    for (int i = 0; i < N; ++i) y.values[i] = (y.values[i] + terms.offset.values[i]) * terms.factor.values[i];
-    const u64 line = result.line(row);
-    const auto added = result.added();
-    result.put(line, column, y, added ? read<T, N>(added + line + column) : filled<N>(0.0f));
+    for (int i = 0; i < N; ++i) y.values[i] = (y.values[i] + columns.bias.values[i]) * columns.scale.values[i];
+    const u64 offset = epilogue.row_offset(row);
+    const auto residual = epilogue.residual();
+    epilogue.store(offset, column, y, residual ? read<T, N>(residual + offset + column) : filled<N>(0.0f));
 }
 
-// Gives the accumulators of neighbouring columns to the result, one by one where its runs are not so wide.
-template <class T, class Result, int N>
-DEVICE void store_accumulators(const Result& result, u32 row, u32 column, const Vector<float, N>& acc) {
-    if (!result.has(row, column)) return;
-    if (result.run() % N == 0) return store_run<T>(result, row, column, acc);
+// Runs the epilogue on accumulators of neighbouring columns, one by one where its vectors are not so wide.
+template <class T, class Epilogue, int N>
+DEVICE void store_accumulators(const Epilogue& epilogue, u32 row, u32 column, const Vector<float, N>& acc) {
+    if (!epilogue.in_bounds(row, column)) return;
+    if (epilogue.vector_width() % N == 0) return store_vector<T>(epilogue, row, column, acc);
 #pragma unroll
     for (int i = 0; i < N; ++i)
-        if (result.has(row, column + i)) store_run<T>(result, row, column + i, Vector<float, 1>{{acc.values[i]}});
+        if (epilogue.in_bounds(row, column + i))
+            store_vector<T>(epilogue, row, column + i, Vector<float, 1>{{acc.values[i]}});
 }
 
 }

@@ -184,9 +184,10 @@ template <class T, class Tile> DEVICE void accumulate(Accumulators<T, Tile>& acc
     }
 }
 
-// Gives the accumulators to the result.
-template <class Tile, class Result>
-DEVICE void finish(Accumulators<float, Tile>& acc, Shared<float, Tile>&, const Result& result, u32 row, u32 column) {
+// Runs the epilogue on the accumulators of a tile.
+template <class Tile, class Epilogue>
+DEVICE void store_tile(Accumulators<float, Tile>& acc, Shared<float, Tile>&, const Epilogue& epilogue, u32 row,
+                       u32 column) {
     constexpr u32 M = Accumulators<float, Tile>::M, N = Accumulators<float, Tile>::N;
     row += thread() / Tile::THREADS_N;
     column += thread() % Tile::THREADS_N;
@@ -195,12 +196,13 @@ DEVICE void finish(Accumulators<float, Tile>& acc, Shared<float, Tile>&, const R
 #pragma unroll
         for (u32 n = 0; n < N; ++n) {
             Vector<float, 1> value{{acc.values[m][n]}};
-            store_accumulators<float>(result, row + m * Tile::THREADS_M, column + n * Tile::THREADS_N, value);
+            store_accumulators<float>(epilogue, row + m * Tile::THREADS_M, column + n * Tile::THREADS_N, value);
         }
 }
 
-template <class T, class Tile, class Result>
-DEVICE void finish(Accumulators<T, Tile>& acc, Shared<T, Tile>& shared, const Result& result, u32 row, u32 column) {
+template <class T, class Tile, class Epilogue>
+DEVICE void store_tile(Accumulators<T, Tile>& acc, Shared<T, Tile>& shared, const Epilogue& epilogue, u32 row,
+                       u32 column) {
     constexpr u32 M = Accumulators<T, Tile>::M, N = Accumulators<T, Tile>::N;
     constexpr u32 CHUNKS = Tile::WARP_N / 8;
     float* slab = shared.slabs[warp()];
@@ -222,7 +224,7 @@ DEVICE void finish(Accumulators<T, Tile>& acc, Shared<T, Tile>& shared, const Re
         for (u32 i = lane(); i < 16 * CHUNKS; i += WARP) {
             const u32 r = i / CHUNKS, c = i % CHUNKS * 8;
             auto values = *reinterpret_cast<const Vector<float, 8>*>(slab + r * Tile::PITCH + c);
-            store_accumulators<T>(result, row + 16 * m + r, column + c, values);
+            store_accumulators<T>(epilogue, row + 16 * m + r, column + c, values);
         }
         warp_barrier();
     }
@@ -260,7 +262,7 @@ template <class T, class Tile, bool ALIGNED, class Problem> DEVICE void gemm(con
         next = next + 1 == Tile::STAGES ? 0 : next + 1;
     }
     copy_async_wait<0>();
-    finish(acc, shared, problem.result(batch), row, column);
+    store_tile(acc, shared, problem.epilogue(batch), row, column);
 }
 
 }

@@ -2,9 +2,9 @@
 //
 // The GEMM of gemm.cuh with Hopper's MMAs of warpgroups (wgmma). A block has three warpgroups. The first brings what
 // the others multiply into a ring of stages, each of 64 values of k: its threads gather A, and one of them has B
-// copied, which is packed on the host (src/backend/cuda/packing.rs) as
-// [n / N][tap][channel / 64][N][64], swizzled, filled up with zeros: a stage's part of B is one run of bytes. The other two compute one half of
-// a tile's rows each. Blocks stay: while a tile is stored, the next one's stages fill.
+// copied, which is packed on the host (src/backend/cuda/packing.rs) as [n / N][tap][channel / 64][N][64], swizzled, filled
+// up with zeros: a stage's part of B is one run of bytes. The other two compute one half of a tile's rows each. Blocks
+// stay: while a tile is stored, the next one's stages fill.
 //
 // Registers: 168 for each of 384 threads (65536 in all), of which the first warpgroup gives some to the others, whose
 // accumulators take 128.
@@ -36,16 +36,16 @@ template <class T, class Tile> struct Stage {
     alignas(PATTERN_BYTES) T b[Tile::N * BLOCK_K];
 };
 
-// What all rows of a tile get, sum * factor + offset, for each of the warpgroups that store them.
-template <class Tile> struct ColumnTerms {
-    alignas(16) float offset[Tile::N], factor[Tile::N];
+// Bias and scale of a tile's columns, acc * scale + bias, for each of the warpgroups that store it.
+template <class Tile> struct TileBiasScale {
+    alignas(16) float bias[Tile::N], scale[Tile::N];
 };
 
 template <class T, class Tile> struct Shared {
     Stage<T, Tile> stages[Tile::STAGES];
     // A stage holds what is to be multiplied; it may be written anew.
     Barrier full[Tile::STAGES], empty[Tile::STAGES];
-    ColumnTerms<Tile> terms[CONSUMERS];
+    TileBiasScale<Tile> columns[CONSUMERS];
 };
 
 template <class T> using T128x256Shared = Shared<T, T128x256>;
@@ -136,93 +136,96 @@ DEVICE void produce(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, 
     if (filling) publish(*filling);
 }
 
-// Columns of a tile whose terms a thread brings there.
-template <class Tile, class Result> struct OwnTerms {
+// The columns of a tile whose bias and scale a thread loads.
+template <class Tile, class Epilogue> struct BiasScaleLoader {
     static constexpr u32 COUNT = Tile::N / WARPGROUP;
-    Terms<1> terms[COUNT];
+    BiasScale<1> columns[COUNT];
 
     // Long before the accumulators are there, so that nobody waits for memory.
-    METHOD void load(const Result& result, const Place& place) {
+    METHOD void load(const Epilogue& epilogue, const Place& place) {
 #pragma unroll
         for (u32 i = 0; i < COUNT; ++i) {
             const u32 column = place.column + thread() % WARPGROUP + i * WARPGROUP;
-            terms[i] = result.has(place.row, column) ? result.template terms<1>(column) : Terms<1>{};
+            const bool inside = epilogue.in_bounds(place.row, column);
+            columns[i] = inside ? epilogue.template bias_scale<1>(column) : BiasScale<1>{};
         }
     }
 
     // After everybody has read those of the tile before, and before anybody reads these.
-    METHOD void store(ColumnTerms<Tile>& all) const {
+    METHOD void store(TileBiasScale<Tile>& all) const {
         named_barrier(warpgroup(), WARPGROUP);
 #pragma unroll
         for (u32 i = 0; i < COUNT; ++i) {
             const u32 column = thread() % WARPGROUP + i * WARPGROUP;
-            const float factor = terms[i].factor.values[0];
-            all.factor[column] = factor;
-            all.offset[column] = terms[i].offset.values[0] * factor;
+            const float scale = columns[i].scale.values[0];
+            all.scale[column] = scale;
+            all.bias[column] = columns[i].bias.values[0] * scale;
         }
         named_barrier(warpgroup(), WARPGROUP);
     }
 };
 
-// Two neighbouring accumulators of each of four times eight columns, of which lane q of four that share a row is to
-// get the q-th eight: exchanges them. In the end eights[p] are the two that lane p had.
-DEVICE void exchange(float (&eights)[4][2]) {
+// Transposes within a quad, four lanes that share a row. Before: lane q holds columns 2q, 2q + 1 of each of four
+// 8-column groups. After: lane q holds all eight columns of group q, in groups[p] those that lane p had, so that it can
+// store 16 bytes.
+DEVICE void transpose_quad(float (&groups)[4][2]) {
     const u32 own = lane() % 4;
 #pragma unroll
     for (u32 bit = 1; bit < 4; bit *= 2)
 #pragma unroll
-        for (u32 e = 0; e < 4; ++e)
+        for (u32 g = 0; g < 4; ++g)
 #pragma unroll
             for (u32 i = 0; i < 2; ++i) {
-                if (e & bit) continue;
-                float &low = eights[e][i], &high = eights[e | bit][i];
+                if (g & bit) continue;
+                float &low = groups[g][i], &high = groups[g | bit][i];
                 const bool upper = own & bit;
                 const float other = shuffle_xor(upper ? low : high, bit);
                 (upper ? low : high) = other;
             }
 }
 
-// Gives the accumulators to the result, eight columns at once, and what is added to them is loaded some steps before.
-template <class T, class Tile, class Result>
-DEVICE void finish(const float (&acc)[Tile::M_TILES][Tile::N / 2], const Result& result,
-                   const ColumnTerms<Tile>& terms, u32 first_row, u32 first_column) {
-    // All rows of 32 columns, then the next: so their terms are in registers for a short while only.
+// Runs the epilogue on the accumulators, eight columns at once; the residual is loaded some steps before.
+template <class T, class Tile, class Epilogue>
+DEVICE void store_tile(const float (&acc)[Tile::M_TILES][Tile::N / 2], const Epilogue& epilogue,
+                       const TileBiasScale<Tile>& columns, u32 first_row, u32 first_column) {
+    // All rows of 32 columns, then the next: so their bias and scale are in registers for a short while only.
     constexpr u32 HALVES = 2 * Tile::M_TILES, STEPS = HALVES * Tile::N / 32, AHEAD = 4;
     const u32 own = 8 * (lane() % 4);
     first_row += warp() % 4 * 16 + lane() / 4;
-    // Finding a line may take divisions.
-    u64 lines[HALVES];
+    // An offset may take divisions.
+    u64 offsets[HALVES];
 #pragma unroll
-    for (u32 i = 0; i < HALVES; ++i) lines[i] = result.line(first_row + i / 2 * 64 + i % 2 * 8);
+    for (u32 i = 0; i < HALVES; ++i) offsets[i] = epilogue.row_offset(first_row + i / 2 * 64 + i % 2 * 8);
     // As they are stored, which takes half of the registers.
-    Vector<u32, 4> added[AHEAD];
+    Vector<u32, 4> prefetched[AHEAD];
 #pragma unroll
     for (u32 ahead = 0; ahead < STEPS + AHEAD; ++ahead) {
         if (ahead >= AHEAD) {
             const u32 step = ahead - AHEAD, group = step / HALVES, m = step % HALVES / 2, half = step % 2;
             const u32 row = first_row + 64 * m + 8 * half, column = 32 * group + own;
-            float eights[4][2];
+            float groups[4][2];
 #pragma unroll
-            for (u32 i = 0; i < 8; ++i) eights[i / 2][i % 2] = acc[m][16 * group + i / 2 * 4 + 2 * half + i % 2];
-            exchange(eights);
-            const auto offset = read<float, 8>(terms.offset + column), factor = read<float, 8>(terms.factor + column);
+            for (u32 i = 0; i < 8; ++i) groups[i / 2][i % 2] = acc[m][16 * group + i / 2 * 4 + 2 * half + i % 2];
+            transpose_quad(groups);
+            const auto bias = read<float, 8>(columns.bias + column), scale = read<float, 8>(columns.scale + column);
             Vector<float, 8> y;
 #pragma unroll
             for (u32 i = 0; i < 8; ++i)
-                y.values[i] = eights[i / 2][i % 2] * factor.values[i] + offset.values[i];
-            Vector<float, 8> more;
+                y.values[i] = groups[i / 2][i % 2] * scale.values[i] + bias.values[i];
+            Vector<float, 8> residual;
 #pragma unroll
             for (u32 i = 0; i < 8; ++i)
-                more.values[i] = to_float(T{u16(added[step % AHEAD].values[i / 2] >> i % 2 * 16)});
-            if (result.has(row, first_column + column)) result.put(lines[step % HALVES], first_column + column, y, more);
+                residual.values[i] = to_float(T{u16(prefetched[step % AHEAD].values[i / 2] >> i % 2 * 16)});
+            if (epilogue.in_bounds(row, first_column + column))
+                epilogue.store(offsets[step % HALVES], first_column + column, y, residual);
         }
         if (ahead < STEPS) {
             const u32 row = first_row + ahead % HALVES / 2 * 64 + ahead % 2 * 8;
             const u32 column = first_column + ahead / HALVES * 32 + own;
-            added[ahead % AHEAD] = {};
-            if (result.added() && result.has(row, column))
-                added[ahead % AHEAD] =
-                    *reinterpret_cast<const Vector<u32, 4>*>(result.added() + lines[ahead % HALVES] + column);
+            prefetched[ahead % AHEAD] = {};
+            if (epilogue.residual() && epilogue.in_bounds(row, column))
+                prefetched[ahead % AHEAD] =
+                    *reinterpret_cast<const Vector<u32, 4>*>(epilogue.residual() + offsets[ahead % HALVES] + column);
         }
     }
 }
@@ -237,9 +240,9 @@ DEVICE void consume(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, 
     for (u32 tile = block_x(); tile < tiles; tile += blocks) {
         const Place place = find_place<Tile>(problem, tile);
         const Gemm gemm = problem.template gemm<Tile>(place.batch);
-        const auto result = problem.result(place.batch);
-        OwnTerms<Tile, decltype(problem.result(0))> terms;
-        terms.load(result, place);
+        const auto epilogue = problem.epilogue(place.batch);
+        BiasScaleLoader<Tile, decltype(problem.epilogue(0))> columns;
+        columns.load(epilogue, place);
         const u32 k_tiles = gemm.taps * divide_up(gemm.inputs, BLOCK_K);
         Barrier* multiplied = nullptr;
 #pragma unroll 1
@@ -259,10 +262,10 @@ DEVICE void consume(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, 
             multiplied = &shared.empty[turn.stage];
             turn.next();
         }
-        terms.store(shared.terms[warpgroup() - 1]);
+        columns.store(shared.columns[warpgroup() - 1]);
         warpgroup_wait<0>(acc);
         if (lane() == 0) barrier_arrive(*multiplied);
-        finish<T, Tile>(acc, result, shared.terms[warpgroup() - 1], place.row + first, place.column);
+        store_tile<T, Tile>(acc, epilogue, shared.columns[warpgroup() - 1], place.row + first, place.column);
     }
 }
 

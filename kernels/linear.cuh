@@ -7,17 +7,17 @@
 
 namespace {
 
-enum Epilogue : u32 { NONE, GELU, ADD };
+enum Activation : u32 { NONE, GELU };
 
 struct LinearArgs {
     const void* x;
     const void* weights;
     const float* bias;
-    // Of the result's shape, and one factor per column or null; for ADD.
+    // Null, or of the result's shape, and one scale per column.
     const void* residual;
     const float* gate;
     void* out;
-    u32 rows, columns, inputs, depth, epilogue;
+    u32 rows, columns, inputs, depth, activation;
     // Of the launch, for blocks that compute several tiles.
     u32 blocks;
 };
@@ -40,29 +40,29 @@ DEVICE float gelu(float x) {
     return divide_fast(x, 1.0f + exp2_fast(x * (FACTOR + FACTOR * 0.044715f * x * x)));
 }
 
-template <class T> struct LinearResult {
+template <class T> struct LinearEpilogue {
     const LinearArgs& args;
 
-    METHOD bool has(u32 row, u32 column) const { return row < args.rows && column < args.columns; }
-    METHOD u32 run() const { return args.columns; }
-    METHOD u64 line(u32 row) const { return u64(row) * args.columns; }
+    METHOD bool in_bounds(u32 row, u32 column) const { return row < args.rows && column < args.columns; }
+    METHOD u32 vector_width() const { return args.columns; }
+    METHOD u64 row_offset(u32 row) const { return u64(row) * args.columns; }
 
-    template <int N> METHOD Terms<N> terms(u32 column) const {
+    template <int N> METHOD BiasScale<N> bias_scale(u32 column) const {
         return {read<float, N>(args.bias + column), args.gate ? read<float, N>(args.gate + column) : filled<N>(1.0f)};
     }
 
-    METHOD const T* added() const { return static_cast<const T*>(args.residual); }
+    METHOD const T* residual() const { return static_cast<const T*>(args.residual); }
 
     template <int N>
-    METHOD void put(u64 line, u32 column, const Vector<float, N>& acc, const Vector<float, N>& added) const {
-        auto y = acc;
-        if (args.epilogue == GELU) {
+    METHOD void store(u64 offset, u32 column, const Vector<float, N>& scaled, const Vector<float, N>& residual) const {
+        auto y = scaled;
+        if (args.activation == GELU) {
 #pragma unroll
             for (int i = 0; i < N; ++i) y.values[i] = gelu(y.values[i]);
         }
 #pragma unroll
-        for (int i = 0; i < N; ++i) y.values[i] += added.values[i];
-        write(static_cast<T*>(args.out) + line + column, y);
+        for (int i = 0; i < N; ++i) y.values[i] += residual.values[i];
+        write(static_cast<T*>(args.out) + offset + column, y);
     }
 };
 
@@ -72,7 +72,7 @@ template <class T> struct Linear {
     const LinearArgs& args;
 
     METHOD A a(u32) const { return {static_cast<const T*>(args.x), args.rows, args.inputs}; }
-    METHOD LinearResult<T> result(u32) const { return {args}; }
+    METHOD LinearEpilogue<T> epilogue(u32) const { return {args}; }
     template <class Tile> METHOD Gemm gemm(u32) const {
         return {args.weights, args.rows, args.columns, args.inputs, 1, args.depth};
     }

@@ -37,8 +37,8 @@ impl Tile {
     pub(super) const T128X256_SHARED: [u32; 3] = [Self::hopper_shared(128, 256); 3];
     pub(super) const T256X128_SHARED: [u32; 3] = [Self::hopper_shared(256, 128); 3];
 
-    /// The four stages, of 128 bytes for each row and column, their eight barriers, and two values of each column for each
-    /// of two warpgroups, up to a multiple of the stages' alignment.
+    /// The four stages, of 128 bytes for each row and column, their eight barriers, and bias and scale of each column for
+    /// each of two warpgroups, up to a multiple of the stages' alignment.
     const fn hopper_shared(rows: u32, columns: u32) -> u32 {
         (4 * (rows + columns) * 128 + 8 * 8 + 2 * 2 * 4 * columns).next_multiple_of(1024)
     }

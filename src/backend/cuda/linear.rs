@@ -34,7 +34,7 @@ struct LinearArgs {
     columns: u32,
     inputs: u32,
     depth: u32,
-    epilogue: u32,
+    activation: u32,
     blocks: u32,
 }
 
@@ -133,10 +133,9 @@ impl<D: Driver> CudaBackend<D> {
             columns: index(columns)?,
             inputs: index(inputs)?,
             depth: packed.depth,
-            epilogue: match epilogue {
-                Epilogue::None => 0,
+            activation: match epilogue {
+                Epilogue::None | Epilogue::Add(_) => 0,
                 Epilogue::Gelu => 1,
-                Epilogue::Add(_) => 2,
             },
             blocks: index(grid[0])?,
         };
