@@ -76,7 +76,7 @@ template <class T> struct Tile {
     template <class From> METHOD void copy_keys(const From& from) { copy(shared.k, KEYS, from); }
     template <class From> METHOD void copy_values(const From& from) { copy(shared.v, KEYS, from); }
 
-    METHOD void compute_scores(u32 keys) {
+    METHOD void mma_qk(u32 keys) {
 #pragma unroll
         for (auto& half : score)
             for (auto& tile : half)
@@ -146,7 +146,7 @@ template <class T> struct Tile {
                 for (u32 i = 0; i < 4; ++i) out[m][c][i] *= rescale[m][i / 2];
     }
 
-    METHOD void add_values() {
+    METHOD void mma_pv() {
 #pragma unroll
         for (u32 n = 0; n < KEYS / 16; ++n) {
 #pragma unroll
@@ -221,7 +221,7 @@ template <> struct Tile<float> {
     template <class From> METHOD void copy_values(const From& from) { copy(shared.v, KEYS, from); }
 
     // Thread p of those that share queries has keys p, p + 8, ...: neighbours read neighbouring rows.
-    METHOD void compute_scores(u32 keys) {
+    METHOD void mma_qk(u32 keys) {
 #pragma unroll
         for (auto& row : score)
             for (float& s : row) s = 0;
@@ -265,7 +265,7 @@ template <> struct Tile<float> {
     }
 
     // Thread p has channels 4 p, 4 p + 1, ... of each 32.
-    METHOD void add_values() {
+    METHOD void mma_pv() {
         for (u32 key = 0; key < KEYS; key += 4) {
             Four weights[4];
 #pragma unroll
@@ -300,7 +300,7 @@ template <class T> using AttentionShared = typename Tile<T>::Shared;
 // Attention of queries to `tiles` tiles of keys; without any, the result is 0. `keys.window(i)` tells which window tile
 // i is of (early, as it has to be read from memory), `keys.k(i, window)` and `keys.v(i, window)` where its rows are.
 template <class T, class Queries, class Keys>
-DEVICE void attend(const Queries& q, T* out, u32 dim, u32 tiles, const Keys& keys) {
+DEVICE void compute_attention(const Queries& q, T* out, u32 dim, u32 tiles, const Keys& keys) {
     using Work = Tile<T>;
     if (tiles == 0) {
         write_zeros(out, min(q.count, Work::QUERIES), dim, THREADS);
@@ -319,13 +319,13 @@ DEVICE void attend(const Queries& q, T* out, u32 dim, u32 tiles, const Keys& key
         copy_async_commit();
         const bool more = tile + 1 < tiles;
         if (more) window = keys.window(tile + 1);
-        work.compute_scores(v.count);
+        work.mma_qk(v.count);
         work.take_softmax();
         copy_async_wait<0>();
         block_barrier();  // The values are there, and nobody reads the keys any more.
         if (more) work.copy_keys(keys.k(tile + 1, window));
         copy_async_commit();
-        work.add_values();
+        work.mma_pv();
     }
     work.write(out, q.count, dim);
 }
@@ -358,7 +358,7 @@ template <class T> DEVICE void sparse_attention(const SparseArgs& args) {
     T* out = static_cast<T*>(args.out) + (u64(query_window) * WINDOW + first) * args.dim + head * HEAD;
     const u64 row = u64(head) * args.query_windows + query_window;
     const ListedKeys<T> keys{args, args.lists + row * args.pitch, head};
-    attend<T>(WindowRows<T>{q, QUERIES, heads}, out, args.dim, args.counts[row] * keys.PER_WINDOW, keys);
+    compute_attention<T>(WindowRows<T>{q, QUERIES, heads}, out, args.dim, args.counts[row] * keys.PER_WINDOW, keys);
 }
 
 struct CrossArgs {
@@ -387,7 +387,7 @@ template <class T> struct AllKeys {
 template <class T> DEVICE void cross_attention(const CrossArgs& args) {
     const u32 head = block_y(), query = block_x() * Tile<T>::QUERIES;
     const u64 place = u64(query) * args.dim + head * HEAD;
-    attend<T>(Rows<T>{static_cast<const T*>(args.q) + place, args.queries - query, args.dim},
+    compute_attention<T>(Rows<T>{static_cast<const T*>(args.q) + place, args.queries - query, args.dim},
               static_cast<T*>(args.out) + place, args.dim, divide_up(args.keys, Tile<T>::KEYS), AllKeys<T>{args, head});
 }
 

@@ -49,7 +49,7 @@ template <class T> using T128x64Shared = Shared<T, T128x64>;
 template <class T> using T256x16Shared = Shared<T, T256x16>;
 
 // Where a piece of a row lies in a stage.
-template <class T> DEVICE u32 place(u32 row, u32 piece) {
+template <class T> DEVICE u32 swizzle(u32 row, u32 piece) {
     return row * BLOCK_K<T> + (piece ^ (row / 2 % PIECES)) * PER_16_BYTES<T>;
 }
 
@@ -92,7 +92,7 @@ DEVICE void load(Loader<T, Tile, A>& own, T* a, T* b) {
     const u32 row = thread() / PIECES, piece = thread() % PIECES, channel = own.channel + piece * N;
 #pragma unroll
     for (u32 i = 0; i < own.ROWS; ++i) {
-        T* to = a + place<T>(row + i * own.STRIDE, piece);
+        T* to = a + swizzle<T>(row + i * own.STRIDE, piece);
         const T* from = own.sources[i] + channel;
         if (ALIGNED) {
             const bool inside = own.sources[i] && channel < own.inputs;
@@ -108,7 +108,7 @@ DEVICE void load(Loader<T, Tile, A>& own, T* a, T* b) {
 #pragma unroll
     for (u32 i = 0; i < own.B_COPIES; ++i)
         if (Tile::N % own.STRIDE == 0 || row < Tile::N)
-            copy_async(b + place<T>(row + i * own.STRIDE, piece), own.b + u64(i * own.STRIDE) * own.depth);
+            copy_async(b + swizzle<T>(row + i * own.STRIDE, piece), own.b + u64(i * own.STRIDE) * own.depth);
     own.b += BLOCK_K<T>;
     own.channel += BLOCK_K<T>;
     if (own.channel < own.inputs) return;
@@ -139,7 +139,7 @@ template <class T, class Tile> DEVICE void clear(Accumulators<T, Tile>& acc) {
 }
 
 // Adds the products of a stage.
-template <class Tile> DEVICE void accumulate(Accumulators<float, Tile>& acc, const float* a_tile, const float* b_tile) {
+template <class Tile> DEVICE void mma(Accumulators<float, Tile>& acc, const float* a_tile, const float* b_tile) {
     constexpr u32 M = Accumulators<float, Tile>::M, N = Accumulators<float, Tile>::N;
     const u32 row = thread() / Tile::THREADS_N, column = thread() % Tile::THREADS_N;
 #pragma unroll 2
@@ -147,11 +147,11 @@ template <class Tile> DEVICE void accumulate(Accumulators<float, Tile>& acc, con
         Vector<float, 4> a[M];
 #pragma unroll
         for (u32 m = 0; m < M; ++m)
-            a[m] = *reinterpret_cast<const Vector<float, 4>*>(a_tile + place<float>(row + m * Tile::THREADS_M, piece));
+            a[m] = *reinterpret_cast<const Vector<float, 4>*>(a_tile + swizzle<float>(row + m * Tile::THREADS_M, piece));
 #pragma unroll
         for (u32 n = 0; n < N; ++n) {
             const auto b =
-                *reinterpret_cast<const Vector<float, 4>*>(b_tile + place<float>(column + n * Tile::THREADS_N, piece));
+                *reinterpret_cast<const Vector<float, 4>*>(b_tile + swizzle<float>(column + n * Tile::THREADS_N, piece));
 #pragma unroll
             for (u32 m = 0; m < M; ++m)
 #pragma unroll
@@ -160,7 +160,7 @@ template <class Tile> DEVICE void accumulate(Accumulators<float, Tile>& acc, con
     }
 }
 
-template <class T, class Tile> DEVICE void accumulate(Accumulators<T, Tile>& acc, const T* a_tile, const T* b_tile) {
+template <class T, class Tile> DEVICE void mma(Accumulators<T, Tile>& acc, const T* a_tile, const T* b_tile) {
     constexpr u32 M = Accumulators<T, Tile>::M, N = Accumulators<T, Tile>::N;
     // Lanes 0..16 name the rows of a fragment at one piece, the others at the next (PTX manual, ldmatrix and m16n8k16).
     const u32 row = warp() / Tile::WARPS_N * Tile::WARP_M + lane() % 16, next = lane() / 16;
@@ -170,11 +170,11 @@ template <class T, class Tile> DEVICE void accumulate(Accumulators<T, Tile>& acc
     for (u32 piece = 0; piece < PIECES; piece += 2) {
         u32 a[M][4];
 #pragma unroll
-        for (u32 m = 0; m < M; ++m) load_matrix(a[m], a_tile + place<T>(row + 16 * m, piece + next));
+        for (u32 m = 0; m < M; ++m) load_matrix(a[m], a_tile + swizzle<T>(row + 16 * m, piece + next));
 #pragma unroll
         for (u32 n = 0; n < N; n += 2) {
             u32 b[4];
-            load_matrix(b, b_tile + place<T>(column + 8 * n, piece + half));
+            load_matrix(b, b_tile + swizzle<T>(column + 8 * n, piece + half));
 #pragma unroll
             for (u32 m = 0; m < M; ++m) {
                 mma_m16n8k16<T>(acc.values[m][n], a[m], b[0], b[1]);
@@ -257,7 +257,7 @@ template <class T, class Tile, bool ALIGNED, class Problem> DEVICE void gemm(con
         block_barrier();
         if (loaded < k_tiles) load<ALIGNED>(loader, shared.stages[next].a, shared.stages[next].b);
         copy_async_commit();
-        accumulate(acc, shared.stages[stage].a, shared.stages[stage].b);
+        mma(acc, shared.stages[stage].a, shared.stages[stage].b);
         stage = stage + 1 == Tile::STAGES ? 0 : stage + 1;
         next = next + 1 == Tile::STAGES ? 0 : next + 1;
     }

@@ -51,32 +51,21 @@ template <class T, class Tile> struct Shared {
 template <class T> using T128x256Shared = Shared<T, T128x256>;
 template <class T> using T256x128Shared = Shared<T, T256x128>;
 
-// The stages in turn.
-template <class Tile> struct Turn {
-    u32 stage = 0, parity = 0;
-
-    METHOD void next() {
-        if (++stage < Tile::STAGES) return;
-        stage = 0;
-        parity ^= 1;
-    }
-};
-
 // A tile of all batches, and where it lies.
-struct Place {
+struct TileCoord {
     u32 batch, row, column;
 };
 
-template <class Tile, class Problem> DEVICE Place find_place(const Problem& problem, u32 number) {
+template <class Tile, class Problem> DEVICE TileCoord tile_coord(const Problem& problem, u32 number) {
     const Gemm gemm = problem.template gemm<Tile>(0);
     const u32 tiles = count_tiles<Tile>(gemm);
-    Place place{number / tiles, 0, 0};
-    find_tile<Tile>(number % tiles, gemm, place.row, place.column);
-    return place;
+    TileCoord coord{number / tiles, 0, 0};
+    find_tile<Tile>(number % tiles, gemm, coord.row, coord.column);
+    return coord;
 }
 
 // Tells that this warp's copies into a stage have landed.
-DEVICE void publish(Barrier& full) {
+DEVICE void commit(Barrier& full) {
     async_proxy_fence();
     warp_barrier();
     if (lane() == 0) barrier_arrive(full);
@@ -85,21 +74,21 @@ DEVICE void publish(Barrier& full) {
 // The first warpgroup: fills stages with all tiles of the block. Eight threads copy a row of A, and the
 // same threads one row of every 16.
 template <class T, class Tile, class Problem>
-DEVICE void produce(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32 blocks) {
+DEVICE void load(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32 blocks) {
     constexpr u32 STRIDE = WARPGROUP / PIECES, ROWS = Tile::M / STRIDE;
     const u32 first = thread() / PIECES, piece = thread() % PIECES;
-    Turn<Tile> turn;
+    PipelineState<Tile::STAGES> state;
     // Of the stage before, whose copies are under way.
     Barrier* filling = nullptr;
 #pragma unroll 1
     for (u32 tile = block_x(); tile < tiles; tile += blocks) {
-        const Place place = find_place<Tile>(problem, tile);
-        const Gemm gemm = problem.template gemm<Tile>(place.batch);
-        const T* b = static_cast<const T*>(gemm.b) + u64(place.column) * gemm.depth;
-        auto a = problem.a(place.batch);
+        const TileCoord coord = tile_coord<Tile>(problem, tile);
+        const Gemm gemm = problem.template gemm<Tile>(coord.batch);
+        const T* b = static_cast<const T*>(gemm.b) + u64(coord.column) * gemm.depth;
+        auto a = problem.a(coord.batch);
         typename Problem::A::Row rows[ROWS];
 #pragma unroll
-        for (u32 i = 0; i < ROWS; ++i) rows[i] = a.row(place.row + first + i * STRIDE);
+        for (u32 i = 0; i < ROWS; ++i) rows[i] = a.row(coord.row + first + i * STRIDE);
 #pragma unroll 1
         for (u32 tap = 0; tap < gemm.taps; ++tap) {
             const T* sources[ROWS];
@@ -108,9 +97,9 @@ DEVICE void produce(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, 
             for (u32 i = 0; i < ROWS; ++i) sources[i] = a.channels(rows[i]);
 #pragma unroll 1
             for (u32 channel = 8 * piece; channel < gemm.inputs + 8 * piece; channel += BLOCK_K) {
-                auto& stage = shared.stages[turn.stage];
-                Barrier& full = shared.full[turn.stage];
-                barrier_wait(shared.empty[turn.stage], turn.parity ^ 1);
+                auto& stage = shared.stages[state.index];
+                Barrier& full = shared.full[state.index];
+                barrier_wait(shared.empty[state.index], state.phase ^ 1);
                 if (thread() == 0) {
                     barrier_arrive_expect(full, sizeof stage.b);
                     copy_bulk(stage.b, b, sizeof stage.b, full);
@@ -118,22 +107,22 @@ DEVICE void produce(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, 
 #pragma unroll
                 for (u32 i = 0; i < ROWS; ++i) {
                     const bool inside = sources[i] && channel < gemm.inputs;
-                    copy_async(stage.a + swizzled(first + i * STRIDE, piece),
+                    copy_async(stage.a + swizzle(first + i * STRIDE, piece),
                                inside ? sources[i] + channel : b, inside);
                 }
                 copy_async_commit();
                 if (filling) {
                     copy_async_wait<1>();
-                    publish(*filling);
+                    commit(*filling);
                 }
                 filling = &full;
                 b += Tile::N * BLOCK_K;
-                turn.next();
+                state.advance();
             }
         }
     }
     copy_async_wait<0>();
-    if (filling) publish(*filling);
+    if (filling) commit(*filling);
 }
 
 // The columns of a tile whose bias and scale a thread loads.
@@ -142,11 +131,11 @@ template <class Tile, class Epilogue> struct BiasScaleLoader {
     BiasScale<1> columns[COUNT];
 
     // Long before the accumulators are there, so that nobody waits for memory.
-    METHOD void load(const Epilogue& epilogue, const Place& place) {
+    METHOD void load(const Epilogue& epilogue, const TileCoord& coord) {
 #pragma unroll
         for (u32 i = 0; i < COUNT; ++i) {
-            const u32 column = place.column + thread() % WARPGROUP + i * WARPGROUP;
-            const bool inside = epilogue.in_bounds(place.row, column);
+            const u32 column = coord.column + thread() % WARPGROUP + i * WARPGROUP;
+            const bool inside = epilogue.in_bounds(coord.row, column);
             columns[i] = inside ? epilogue.template bias_scale<1>(column) : BiasScale<1>{};
         }
     }
@@ -230,42 +219,50 @@ DEVICE void store_tile(const float (&acc)[Tile::M_TILES][Tile::N / 2], const Epi
     }
 }
 
+// Issues the MMAs of a tile for rows from `first` on, and releases every stage but the last one, which the latest group may
+// still read: returns the barrier of that one.
+template <class T, class Tile>
+DEVICE Barrier& mma(Shared<T, Tile>& shared, float (&acc)[Tile::M_TILES][Tile::N / 2],
+                    PipelineState<Tile::STAGES>& state, u32 first, u32 k_tiles) {
+    Barrier* reading = nullptr;
+#pragma unroll 1
+    for (u32 k_tile = 0; k_tile < k_tiles; ++k_tile) {
+        const auto& stage = shared.stages[state.index];
+        barrier_wait(shared.full[state.index], state.phase);
+        warpgroup_fence(acc);
+#pragma unroll
+        for (u32 k = 0; k < BLOCK_K; k += 16)
+#pragma unroll
+            for (u32 m = 0; m < Tile::M_TILES; ++m)
+                wgmma<T>(acc[m], k_major(stage.a + (first + 64 * m) * BLOCK_K, k), k_major(stage.b, k),
+                         (k_tile | k) > 0);
+        warpgroup_commit();
+        warpgroup_wait<1>();
+        if (reading && lane() == 0) barrier_arrive(*reading);
+        reading = &shared.empty[state.index];
+        state.advance();
+    }
+    return *reading;
+}
+
 // The other warpgroups: multiply what is in the stages and store the accumulators.
 template <class T, class Tile, class Problem>
-DEVICE void consume(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32 blocks) {
+DEVICE void compute(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32 blocks) {
     const u32 first = (warpgroup() - 1) * Tile::M_TILES * 64;
     float acc[Tile::M_TILES][Tile::N / 2];
-    Turn<Tile> turn;
+    PipelineState<Tile::STAGES> state;
 #pragma unroll 1
     for (u32 tile = block_x(); tile < tiles; tile += blocks) {
-        const Place place = find_place<Tile>(problem, tile);
-        const Gemm gemm = problem.template gemm<Tile>(place.batch);
-        const auto epilogue = problem.epilogue(place.batch);
+        const TileCoord coord = tile_coord<Tile>(problem, tile);
+        const Gemm gemm = problem.template gemm<Tile>(coord.batch);
+        const auto epilogue = problem.epilogue(coord.batch);
         BiasScaleLoader<Tile, decltype(problem.epilogue(0))> columns;
-        columns.load(epilogue, place);
-        const u32 k_tiles = gemm.taps * divide_up(gemm.inputs, BLOCK_K);
-        Barrier* multiplied = nullptr;
-#pragma unroll 1
-        for (u32 k_tile = 0; k_tile < k_tiles; ++k_tile) {
-            const auto& stage = shared.stages[turn.stage];
-            barrier_wait(shared.full[turn.stage], turn.parity);
-            warpgroup_fence(acc);
-#pragma unroll
-            for (u32 k = 0; k < BLOCK_K; k += 16)
-#pragma unroll
-                for (u32 m = 0; m < Tile::M_TILES; ++m)
-                    wgmma<T>(acc[m], k_major(stage.a + (first + 64 * m) * BLOCK_K, k), k_major(stage.b, k),
-                             (k_tile | k) > 0);
-            warpgroup_commit();
-            warpgroup_wait<1>();
-            if (multiplied && lane() == 0) barrier_arrive(*multiplied);
-            multiplied = &shared.empty[turn.stage];
-            turn.next();
-        }
+        columns.load(epilogue, coord);
+        Barrier& last = mma<T, Tile>(shared, acc, state, first, gemm.taps * divide_up(gemm.inputs, BLOCK_K));
         columns.store(shared.columns[warpgroup() - 1]);
         warpgroup_wait<0>(acc);
-        if (lane() == 0) barrier_arrive(*multiplied);
-        store_tile<T, Tile>(acc, epilogue, shared.columns[warpgroup() - 1], place.row + first, place.column);
+        if (lane() == 0) barrier_arrive(last);
+        store_tile<T, Tile>(acc, epilogue, shared.columns[warpgroup() - 1], coord.row + first, coord.column);
     }
 }
 
@@ -284,10 +281,10 @@ template <class T, class Tile, class Problem> DEVICE void gemm(const Problem& pr
     const u32 tiles = batches * count_tiles<Tile>(problem.template gemm<Tile>(0));
     if (warpgroup() == 0) {
         registers_decrease<PRODUCER_REGISTERS>();
-        produce(shared, problem, tiles, blocks);
+        load(shared, problem, tiles, blocks);
     } else {
         registers_increase<CONSUMER_REGISTERS>();
-        consume(shared, problem, tiles, blocks);
+        compute(shared, problem, tiles, blocks);
     }
 }
 

@@ -44,11 +44,23 @@ struct Barrier {
     u64 state;
 };
 
+// The stage of a ring that comes next, and the parity of its barriers' phase. Consumers start with this one, producers
+// wait for the other parity: at first all stages are empty.
+template <u32 STAGES> struct PipelineState {
+    u32 index = 0, phase = 0;
+
+    METHOD void advance() {
+        if (++index < STAGES) return;
+        index = 0;
+        phase ^= 1;
+    }
+};
+
 // Values of a row of a tile; bytes of eight rows.
 constexpr u32 TILE_COLUMNS = 64, PATTERN_BYTES = 1024;
 
 // Where a 16-byte piece of a row lies in a tile, in values of 16 bits.
-DEVICE u32 swizzled(u32 row, u32 piece) { return row * TILE_COLUMNS + (piece ^ row % 8) * 8; }
+DEVICE u32 swizzle(u32 row, u32 piece) { return row * TILE_COLUMNS + (piece ^ row % 8) * 8; }
 
 // What the PTX manual calls a matrix descriptor: start address, leading and stride byte offset in units of 16 bytes at
 // bits 0, 16 and 32; the swizzling mode at bit 62 (1: 128 bytes).

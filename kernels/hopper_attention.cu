@@ -25,42 +25,31 @@ constexpr float LARGEST_POWER = 8;
 // Of 512 that three warps of a quarter of a multiprocessor share.
 constexpr u32 CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
 
-// Named barriers: one on which each warpgroup awaits its turn, and one for itself.
-constexpr u32 TURN = 1, OWN = TURN + CONSUMERS;
+// Named barriers of each warpgroup: one on which it awaits its turn to issue MMAs, and one for itself.
+constexpr u32 WARP_SCHEDULER_BARRIER = 1, WARPGROUP_BARRIER = WARP_SCHEDULER_BARRIER + CONSUMERS;
 
 struct HopperArgs {
     SparseArgs sparse;
-    // How many windows of queries of all heads have been taken; 0 before and after.
-    u32* taken;
+    // How many windows of queries of all heads have been fetched; 0 before and after.
+    u32* work_counter;
     u32 windows, blocks;
 };
 
-// A window of queries and how many key windows are on its list; `window` is `NONE` if there is nothing left.
-struct Work {
+// A window of queries of a head and how many key windows are on its list; `window` is `NONE` if there is nothing left.
+struct WorkTile {
     u32 window, head, count;
 };
 constexpr u32 NONE = ~0u;
 
-// Of each of N places in shared memory: it is full; everybody has read it.
-template <u32 N> struct Ring {
-    Barrier full[N], empty[N];
+// Barriers of a ring of stages. `full[i]`: stage i has been written. `empty[i]`: all consumers have read it.
+template <u32 STAGES> struct Pipeline {
+    Barrier full[STAGES], empty[STAGES];
 
     METHOD void init(u32 readers) {
-        for (u32 i = 0; i < N; ++i) {
+        for (u32 i = 0; i < STAGES; ++i) {
             barrier_init(full[i], 1);
             barrier_init(empty[i], readers);
         }
-    }
-};
-
-// A place in a ring.
-template <u32 N> struct Place {
-    u32 index = 0, parity = 0;
-
-    METHOD void next() {
-        if (++index < N) return;
-        index = 0;
-        parity ^= 1;
     }
 };
 
@@ -68,65 +57,65 @@ template <class T> struct AttentionShared {
     T q[QUERY_TILES][TILE];
     // Keys and values in the order in which they are read: the keys of a tile before the values of the one before.
     T tiles[TILES][TILE];
-    Work work;
-    Ring<QUERY_TILES> query_ring;
-    Ring<TILES> tile_ring;
-    Ring<1> work_ring;
+    WorkTile work;
+    Pipeline<QUERY_TILES> q_pipeline;
+    Pipeline<TILES> kv_pipeline;
+    Pipeline<1> work_pipeline;
 };
 
-// The same matrix `bytes` further on.
-DEVICE u64 moved(u64 matrix, u32 bytes) { return matrix + (bytes >> 4); }
+// The descriptor of the same matrix, `bytes` further on.
+DEVICE u64 advance_descriptor(u64 matrix, u32 bytes) { return matrix + (bytes >> 4); }
 
-// One thread's part: takes windows of queries, those of a head with the longest lists first, each when the one before
-// is nearly done.
-template <class T> DEVICE void take(AttentionShared<T>& shared, const HopperArgs& args) {
-    for (Place<1> place;; place.next()) {
-        barrier_wait(shared.work_ring.empty[0], place.parity ^ 1);
+// One thread's part, the tile scheduler: fetches windows of queries, those of a head with the longest lists first, each
+// when the one before is nearly done.
+template <class T> DEVICE void fetch_work(AttentionShared<T>& shared, const HopperArgs& args) {
+    for (PipelineState<1> state;; state.advance()) {
+        barrier_wait(shared.work_pipeline.empty[0], state.phase ^ 1);
         // Every block asks once more than it gets, and that many make the counter 0 again.
-        const u32 index = atomic_count(args.taken, args.windows + args.blocks - 1);
-        Work work{NONE, index / args.sparse.query_windows, 0};
+        const u32 index = atomic_count(args.work_counter, args.windows + args.blocks - 1);
+        WorkTile work{NONE, index / args.sparse.query_windows, 0};
         if (index < args.windows) {
             work.window = args.sparse.order[index];
             work.count = args.sparse.counts[work.head * args.sparse.query_windows + work.window];
         }
         shared.work = work;
-        barrier_arrive(shared.work_ring.full[0]);
+        barrier_arrive(shared.work_pipeline.full[0]);
         if (work.window == NONE) return;
     }
 }
 
-// One thread's part: has queries, keys and values brought.
-template <class T> DEVICE void bring(AttentionShared<T>& shared, const SparseArgs& args) {
-    Place<QUERY_TILES> query;
-    Place<TILES> tile;
-    const auto bring_tile = [](T* to, auto& ring, auto& place, const T* from) {
-        Barrier& full = ring.full[place.index];
-        barrier_wait(ring.empty[place.index], place.parity ^ 1);
+// One thread's part: loads queries, keys and values.
+template <class T> DEVICE void load(AttentionShared<T>& shared, const SparseArgs& args) {
+    PipelineState<QUERY_TILES> query;
+    PipelineState<TILES> tile;
+    const auto load_tile = [](T* to, auto& pipeline, auto& state, const T* from) {
+        Barrier& full = pipeline.full[state.index];
+        barrier_wait(pipeline.empty[state.index], state.phase ^ 1);
         barrier_arrive_expect(full, TILE_BYTES);
         copy_bulk(to, from, TILE_BYTES, full);
-        place.next();
+        state.advance();
     };
-    const auto bring_listed = [&](const void* const (&groups)[MAX_GROUPS], u32 window, u32 head) {
-        bring_tile(shared.tiles[tile.index], shared.tile_ring, tile, args.tile<T>(groups, window, head));
+    const auto load_kv = [&](const void* const (&groups)[MAX_GROUPS], u32 window, u32 head) {
+        load_tile(shared.tiles[tile.index], shared.kv_pipeline, tile, args.tile<T>(groups, window, head));
     };
-    for (Place<1> place;; place.next()) {
-        barrier_wait(shared.work_ring.full[0], place.parity);
-        const Work work = shared.work;
+    for (PipelineState<1> state;; state.advance()) {
+        barrier_wait(shared.work_pipeline.full[0], state.phase);
+        const WorkTile work = shared.work;
         if (work.window == NONE) return;
         if (work.count == 0) {
-            barrier_arrive(shared.work_ring.empty[0]);
+            barrier_arrive(shared.work_pipeline.empty[0]);
             continue;
         }
         const u32* list = args.lists + (u64(work.head) * args.query_windows + work.window) * args.pitch;
         u32 window = list[0], last = 0;
-        bring_tile(shared.q[query.index], shared.query_ring, query,
-                   static_cast<const T*>(args.q) + Heads<T>{args.dim}.tile(work.window, work.head));
+        load_tile(shared.q[query.index], shared.q_pipeline, query,
+                  static_cast<const T*>(args.q) + Heads<T>{args.dim}.tile(work.window, work.head));
         for (u32 i = 0; i <= work.count; ++i) {
-            if (i + 1 == work.count) barrier_arrive(shared.work_ring.empty[0]);
+            if (i + 1 == work.count) barrier_arrive(shared.work_pipeline.empty[0]);
             // Read early: what is waited for below is seldom there already.
             const u32 next = i + 1 < work.count ? list[i + 1] : 0;
-            if (i < work.count) bring_listed(args.k, window, work.head);
-            if (i > 0) bring_listed(args.v, last, work.head);
+            if (i < work.count) load_kv(args.k, window, work.head);
+            if (i > 0) load_kv(args.v, last, work.head);
             last = window;
             window = next;
         }
@@ -141,53 +130,55 @@ template <class T> struct Attention {
     u32 weights[WINDOW / 16][4];
     // What scores are relative to, and the sum of the weights.
     float maximum[2], sum[2];
-    Place<QUERY_TILES> query;
-    Place<TILES> tile;
-    // The first turn is the first warpgroup's, without it being passed to it.
-    bool has_turn = warpgroup() == 0;
+    PipelineState<QUERY_TILES> query;
+    PipelineState<TILES> tile;
+    // The first turn is the first warpgroup's: nobody arrives for it.
+    bool goes_first = warpgroup() == 0;
 
     METHOD explicit Attention(AttentionShared<T>& shared) : shared(shared) {}
 
-    METHOD void await_turn() {
-        if (!has_turn) named_barrier(TURN + warpgroup(), CONSUMERS * WARPGROUP);
-        has_turn = false;
+    METHOD void warp_scheduler_barrier_sync() {
+        if (!goes_first) named_barrier(WARP_SCHEDULER_BARRIER + warpgroup(), CONSUMERS * WARPGROUP);
+        goes_first = false;
     }
-    METHOD void pass_turn() { named_barrier_arrive(TURN + 1 - warpgroup(), CONSUMERS * WARPGROUP); }
+    METHOD void warp_scheduler_barrier_arrive() {
+        named_barrier_arrive(WARP_SCHEDULER_BARRIER + 1 - warpgroup(), CONSUMERS * WARPGROUP);
+    }
 
-    // Gives the number of the next tile.
-    METHOD u32 await_tile() {
+    // Waits for the next tile of keys or values; returns its stage.
+    METHOD u32 consumer_wait() {
         const u32 index = tile.index;
-        barrier_wait(shared.tile_ring.full[index], tile.parity);
-        tile.next();
+        barrier_wait(shared.kv_pipeline.full[index], tile.phase);
+        tile.advance();
         return index;
     }
 
     // To be called after the wait for the MMAs that read it.
-    static METHOD void release(Barrier& empty) {
+    static METHOD void consumer_release(Barrier& empty) {
         if (lane() == 0) barrier_arrive(empty);
     }
 
-    // These give the number of the tile that they read.
-    METHOD u32 start_scores() {
-        const u32 index = await_tile();
+    // Issue the MMAs of scores = q * k^T and out += p * v; return the stage that they read.
+    METHOD u32 mma_qk() {
+        const u32 index = consumer_wait();
         const u64 q = k_major(shared.q[query.index] + warpgroup() * QUERIES * TILE_COLUMNS);
         const u64 k = k_major(shared.tiles[index]);
         warpgroup_fence(score);
 #pragma unroll
         for (u32 c = 0; c < HEAD; c += 16) {
-            const u32 place = c / TILE_COLUMNS * HALF_BYTES + c % TILE_COLUMNS * 2;
-            wgmma<T>(score, moved(q, place), moved(k, place), c > 0);
+            const u32 offset = c / TILE_COLUMNS * HALF_BYTES + c % TILE_COLUMNS * 2;
+            wgmma<T>(score, advance_descriptor(q, offset), advance_descriptor(k, offset), c > 0);
         }
         warpgroup_commit();
         return index;
     }
-    METHOD u32 start_values(bool keep) {
-        const u32 index = await_tile();
+    METHOD u32 mma_pv(bool keep) {
+        const u32 index = consumer_wait();
         const u64 v = mn_major(shared.tiles[index], HALF_BYTES);
         warpgroup_fence(out, weights);
 #pragma unroll
         for (u32 n = 0; n < WINDOW / 16; ++n)
-            wgmma<T, true>(out, weights[n], moved(v, n * 16 * TILE_COLUMNS * 2), keep || n > 0);
+            wgmma<T, true>(out, weights[n], advance_descriptor(v, n * 16 * TILE_COLUMNS * 2), keep || n > 0);
         warpgroup_commit();
         return index;
     }
@@ -221,22 +212,22 @@ template <class T> struct Attention {
             for (u32 i = 0; i < 4; ++i) weights[n][i] = pack<T>(score[8 * n + 2 * i], score[8 * n + 2 * i + 1]);
     }
 
-    METHOD void attend(u32 tiles) {
-        barrier_wait(shared.query_ring.full[query.index], query.parity);
-        u32 keys = start_scores();
+    METHOD void mma(u32 tiles) {
+        barrier_wait(shared.q_pipeline.full[query.index], query.phase);
+        u32 keys = mma_qk();
         warpgroup_wait<0>(score);
-        release(shared.tile_ring.empty[keys]);
+        consumer_release(shared.kv_pipeline.empty[keys]);
         find_largest(maximum);
         sum[0] = sum[1] = 0;
         take_powers();
         pack_weights();
         for (u32 i = 1; i < tiles; ++i) {
-            await_turn();
-            keys = start_scores();
-            const u32 values = start_values(i > 1);
-            pass_turn();
+            warp_scheduler_barrier_sync();
+            keys = mma_qk();
+            const u32 values = mma_pv(i > 1);
+            warp_scheduler_barrier_arrive();
             warpgroup_wait<1>(score);
-            release(shared.tile_ring.empty[keys]);
+            consumer_release(shared.kv_pipeline.empty[keys]);
             // Weights relative to anything are right, as long as they keep within the range of their type. To bring
             // what was added up to another maximum is worth it only where that is far larger (as in FlashAttention-4).
             float largest[2], rescale[2];
@@ -252,16 +243,16 @@ template <class T> struct Attention {
             }
             take_powers();
             warpgroup_wait<0>(out, weights);
-            release(shared.tile_ring.empty[values]);
+            consumer_release(shared.kv_pipeline.empty[values]);
             if (ballot(changed) != 0) {
 #pragma unroll
                 for (u32 x = 0; x < ACC; ++x) out[x] *= rescale[x / 2 % 2];
             }
             pack_weights();
         }
-        const u32 values = start_values(tiles > 1);
+        const u32 values = mma_pv(tiles > 1);
         warpgroup_wait<0>(out, weights);
-        release(shared.tile_ring.empty[values]);
+        consumer_release(shared.kv_pipeline.empty[values]);
     }
 
     // Results go through the place of the warpgroup's queries, which is then free, so that whole pieces are written.
@@ -269,7 +260,7 @@ template <class T> struct Attention {
         constexpr u32 PIECES = HEAD / 8;
         const u32 l = lane(), first = warp() * 16;
         T* own = shared.q[query.index];
-        named_barrier(OWN + warpgroup(), WARPGROUP);  // All its MMAs have read them.
+        named_barrier(WARPGROUP_BARRIER + warpgroup(), WARPGROUP);  // All its MMAs have read them.
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
             const float factor = 1.0f / row_sum(sum[r], 4);
@@ -285,43 +276,43 @@ template <class T> struct Attention {
                 *reinterpret_cast<const Vector<T, 8>*>(own + Heads<T>::piece(row, l % PIECES));
         async_proxy_fence();
         warp_barrier();
-        release(shared.query_ring.empty[query.index]);
-        query.next();
+        consumer_release(shared.q_pipeline.empty[query.index]);
+        query.advance();
     }
 };
 
 template <class T> DEVICE void compute(AttentionShared<T>& shared, const SparseArgs& args) {
     Attention<T> attention(shared);
-    for (Place<1> place;; place.next()) {
-        barrier_wait(shared.work_ring.full[0], place.parity);
-        // compute-sanitizer's racecheck reports a race between this load and the stores of the next item in take().
-        // There is none: all lanes load before warp_barrier(), lane 0 arrives at `empty` after it (mbarrier.arrive
-        // releases), and take() stores only after its wait for that phase of `empty` (mbarrier.try_wait acquires).
+    for (PipelineState<1> state;; state.advance()) {
+        barrier_wait(shared.work_pipeline.full[0], state.phase);
+        // compute-sanitizer's racecheck reports a race between this load and the stores of the next item in
+        // fetch_work(). There is none: all lanes load before warp_barrier(), lane 0 arrives at `empty` after it (mbarrier.arrive
+        // releases), and fetch_work() stores only after its wait for that phase of `empty` (mbarrier.try_wait acquires).
         // In sm_90a code the load is an LDS.128, the arrival a SYNCS.ARRIVE of lane 0, and warp_barrier() between them
         // a NOP, since the warp is converged: a tool that goes by instructions sees no order for the other 31 lanes.
-        const Work work = shared.work;
+        const WorkTile work = shared.work;
         warp_barrier();
-        attention.release(shared.work_ring.empty[0]);
+        attention.consumer_release(shared.work_pipeline.empty[0]);
         if (work.window == NONE) break;
         T* out = static_cast<T*>(args.out) + u64(work.window) * WINDOW * args.dim + work.head * HEAD;
         if (work.count == 0) {
             write_zeros(out, WINDOW, args.dim, CONSUMERS * WARPGROUP);
         } else {
-            attention.attend(work.count);
+            attention.mma(work.count);
             attention.write(out, args.dim);
         }
     }
     // Nobody is left to take the last turn.
-    if (warpgroup() == 0) attention.await_turn();
+    if (warpgroup() == 0) attention.warp_scheduler_barrier_sync();
 }
 
 template <class T> DEVICE void hopper_sparse_attention(const HopperArgs& args) {
     auto& shared = shared_memory<AttentionShared<T>>();
     if (thread() == 0) {
         constexpr u32 WARPS = CONSUMERS * WARPGROUP / WARP;
-        shared.query_ring.init(WARPS);
-        shared.tile_ring.init(WARPS);
-        shared.work_ring.init(WARPS + 1);
+        shared.q_pipeline.init(WARPS);
+        shared.kv_pipeline.init(WARPS);
+        shared.work_pipeline.init(WARPS + 1);
         barrier_init_fence();
     }
     block_barrier();
@@ -331,8 +322,8 @@ template <class T> DEVICE void hopper_sparse_attention(const HopperArgs& args) {
     } else {
         registers_decrease<PRODUCER_REGISTERS>();
         const u32 part = thread() - CONSUMERS * WARPGROUP;
-        if (part == 0) bring(shared, args.sparse);
-        if (part == WARP) take(shared, args);
+        if (part == 0) load(shared, args.sparse);
+        if (part == WARP) fetch_work(shared, args);
     }
 }
 

@@ -256,7 +256,7 @@ struct OrderArgs {
     const u32* counts;
     u32* order;
     // See HopperArgs.
-    u32* taken;
+    u32* work_counter;
     u32 queries;
 };
 
@@ -264,7 +264,7 @@ struct OrderArgs {
 // last should not be what takes longest.
 DEVICE void order(const OrderArgs& args) {
     const u32 query = block_x() * LIST_THREADS + thread();
-    if (query == 0 && block_y() == 0) *args.taken = 0;
+    if (query == 0 && block_y() == 0) *args.work_counter = 0;
     if (query >= args.queries) return;
     const u64 head = u64(block_y()) * args.queries;
     const u32* counts = args.counts + head;

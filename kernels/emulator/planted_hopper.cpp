@@ -42,7 +42,7 @@ enum Mistake {
 
 // What is added up is the product of each k tile. A comes by copy_async through the threads of a warpgroup, B by a bulk
 // copy.
-template <Mistake MISTAKE> DEVICE void produce(const PlantedArgs& args, PlantedShared& shared) {
+template <Mistake MISTAKE> DEVICE void load(const PlantedArgs& args, PlantedShared& shared) {
     const u32 own = thread() - PRODUCER;
     for (u32 k_tile = 0; k_tile < K_TILES; ++k_tile) {
         const u32 s = k_tile % STAGES;
@@ -61,7 +61,7 @@ template <Mistake MISTAKE> DEVICE void produce(const PlantedArgs& args, PlantedS
     }
 }
 
-template <Mistake MISTAKE, bool MN_MAJOR> DEVICE void consume(const PlantedArgs& args, PlantedShared& shared) {
+template <Mistake MISTAKE, bool MN_MAJOR> DEVICE void compute(const PlantedArgs& args, PlantedShared& shared) {
     float acc[COLUMNS / 2];
     for (u32 k_tile = 0; k_tile < K_TILES; ++k_tile) {
         const u32 s = k_tile % STAGES;
@@ -98,8 +98,8 @@ template <Mistake MISTAKE, bool MN_MAJOR = false> DEVICE void gemm(const Planted
         if (MISTAKE != NO_BARRIER_FENCE) barrier_init_fence();
     }
     block_barrier();
-    if (warpgroup() == 0) consume<MISTAKE, MN_MAJOR>(args, shared);
-    else produce<MISTAKE>(args, shared);
+    if (warpgroup() == 0) compute<MISTAKE, MN_MAJOR>(args, shared);
+    else load<MISTAKE>(args, shared);
 }
 
 }
@@ -138,7 +138,7 @@ KERNEL(planted_wgmma_from_registers, 2 * WARPGROUP, WideShared, PlantedArgs) {
     const u32 row = 16 * warp() + lane() / 4, column = lane() % 4 * 2;
     for (u32 k = 0; k < BLOCK_K / 16; ++k)
         for (u32 i = 0; i < 4; ++i) {
-            const bf16* pair = args.operands + swizzled(row + i % 2 * 8, 2 * k + i / 2) + column;
+            const bf16* pair = args.operands + swizzle(row + i % 2 * 8, 2 * k + i / 2) + column;
             a[k][i] = pair[0].bits | u32(pair[1].bits) << 16;
         }
     named_barrier(1, 2 * WARPGROUP);

@@ -51,7 +51,7 @@ unsafe impl Args for SparseArgs {}
 #[repr(C)]
 struct HopperArgs {
     sparse: SparseArgs,
-    taken: Address,
+    work_counter: Address,
     windows: u32,
     blocks: u32,
 }
@@ -127,7 +127,7 @@ impl<D: Driver> CudaBackend<D> {
             let blocks = windows.min(self.multiprocessors);
             let args = HopperArgs {
                 sparse: args,
-                taken: mask.taken.address(),
+                work_counter: mask.work_counter.address(),
                 windows: index(windows)?,
                 blocks: index(blocks)?,
             };

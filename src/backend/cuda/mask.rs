@@ -77,7 +77,7 @@ unsafe impl Args for ListArgs {}
 struct OrderArgs {
     counts: Address,
     order: Address,
-    taken: Address,
+    work_counter: Address,
     queries: u32,
 }
 
@@ -92,8 +92,8 @@ pub struct CudaMask {
     pub(super) lists: CudaTensor,
     /// The query windows of each head, those with the longest lists first, as u32.
     pub(super) order: CudaTensor,
-    /// How many of them attention has taken, as u32: 0 before and after.
-    pub(super) taken: CudaTensor,
+    /// How many of them attention has fetched, as u32: 0 before and after.
+    pub(super) work_counter: CudaTensor,
     pub(super) heads: usize,
     pub(super) query_windows: usize,
     pub(super) key_windows: usize,
@@ -128,7 +128,7 @@ impl<D: Driver> CudaBackend<D> {
         let words = |rows, cols| self.tensor(Shape::Rows(rows, cols), Precision::F32);
         let tables = heads * (queries / windows);
         let (table, thresholds) = (words(heads * queries, keys)?, words(tables, 1)?);
-        let (counts, order, taken) = (words(heads, queries)?, words(heads, queries)?, words(1, 1)?);
+        let (counts, order, work_counter) = (words(heads, queries)?, words(heads, queries)?, words(1, 1)?);
 
         let args = ScoreArgs {
             q_mean: q_mean.address(),
@@ -165,11 +165,11 @@ impl<D: Driver> CudaBackend<D> {
         let args = OrderArgs {
             counts: counts.address(),
             order: order.address(),
-            taken: taken.address(),
+            work_counter: work_counter.address(),
             queries: index(queries)?,
         };
         self.launch_one(&DRAFT_ORDER, [queries.div_ceil(ORDERED), heads, 1], &args)?;
-        Ok(CudaMask { counts, lists: table, order, taken, heads, query_windows: queries, key_windows: keys })
+        Ok(CudaMask { counts, lists: table, order, work_counter, heads, query_windows: queries, key_windows: keys })
     }
 
     pub(super) fn download_mask(&self, mask: &CudaMask) -> Result<HostTensor> {
