@@ -45,11 +45,11 @@ template <class T> struct Tile {
     Shared& shared;
     float out[2][PIECES][4] = {};
     float score[2][KEYS / 8][4];
-    u32 weights[2][KEYS / 16][4];
-    float maximum[2][2], sum[2][2] = {};
+    u32 p[2][KEYS / 16][4];
+    float row_max[2][2], row_sum[2][2] = {};
 
     METHOD explicit Tile(Shared& shared) : shared(shared) {
-        for (auto& half : maximum)
+        for (auto& half : row_max)
             for (float& m : half) m = -infinity();
     }
 
@@ -105,29 +105,29 @@ template <class T> struct Tile {
         }
     }
 
-    // Turns scores into weights relative to the largest so far, and brings what was added up to that too.
-    METHOD void take_softmax() {
+    // Turns scores into probabilities relative to the largest score so far, and rescales the accumulators to that too.
+    METHOD void softmax_rescale() {
         float rescale[2][2];
         bool changed = false;
 #pragma unroll
         for (u32 m = 0; m < 2; ++m) {
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
-                float largest = -infinity();
+                float tile_max = -infinity();
 #pragma unroll
                 for (u32 n = 0; n < KEYS / 8; ++n)
-                    largest = fmaxf(largest, fmaxf(score[m][n][2 * r], score[m][n][2 * r + 1]));
-                const float now = fmaxf(maximum[m][r], row_maximum(largest, 4));
-                rescale[m][r] = exp2_fast((maximum[m][r] - now) * SCALE);
-                changed |= now != maximum[m][r];
-                maximum[m][r] = now;
-                const float shift = now * SCALE;
-                float added = 0;
+                    tile_max = fmaxf(tile_max, fmaxf(score[m][n][2 * r], score[m][n][2 * r + 1]));
+                const float now = fmaxf(row_max[m][r], allreduce_max(tile_max, 4));
+                rescale[m][r] = exp2_fast((row_max[m][r] - now) * SOFTMAX_SCALE_LOG2);
+                changed |= now != row_max[m][r];
+                row_max[m][r] = now;
+                const float shift = now * SOFTMAX_SCALE_LOG2;
+                float tile_sum = 0;
 #pragma unroll
                 for (u32 n = 0; n < KEYS / 8; ++n)
                     for (u32 i = 2 * r; i < 2 * r + 2; ++i)
-                        added += score[m][n][i] = exp2_fast(score[m][n][i] * SCALE - shift);
-                sum[m][r] = sum[m][r] * rescale[m][r] + added;
+                        tile_sum += score[m][n][i] = exp2_fast(score[m][n][i] * SOFTMAX_SCALE_LOG2 - shift);
+                row_sum[m][r] = row_sum[m][r] * rescale[m][r] + tile_sum;
             }
         }
         // The layout of the accumulators is that of a fragment of A, see "Matrix Fragments for mma.m16n8k16" in the PTX
@@ -137,7 +137,7 @@ template <class T> struct Tile {
             for (u32 n = 0; n < KEYS / 16; ++n)
                 for (u32 i = 0; i < 4; ++i) {
                     const float* pair = &score[m][2 * n + i / 2][i % 2 * 2];
-                    weights[m][n][i] = pack<T>(pair[0], pair[1]);
+                    p[m][n][i] = pack<T>(pair[0], pair[1]);
                 }
         if (ballot(changed) == 0) return;
 #pragma unroll
@@ -155,8 +155,8 @@ template <class T> struct Tile {
                 load_matrix_transposed(v, fragment(shared.v, n * 16, c));
 #pragma unroll
                 for (u32 m = 0; m < 2; ++m) {
-                    mma_m16n8k16<T>(out[m][c], weights[m][n], v[0], v[1]);
-                    mma_m16n8k16<T>(out[m][c + 1], weights[m][n], v[2], v[3]);
+                    mma_m16n8k16<T>(out[m][c], p[m][n], v[0], v[1]);
+                    mma_m16n8k16<T>(out[m][c + 1], p[m][n], v[2], v[3]);
                 }
             }
         }
@@ -168,7 +168,7 @@ template <class T> struct Tile {
 #pragma unroll
         for (u32 m = 0; m < 2; ++m)
             for (u32 r = 0; r < 2; ++r) {
-                const float factor = 1.0f / row_sum(sum[m][r], 4);
+                const float factor = 1.0f / allreduce_sum(row_sum[m][r], 4);
                 const u32 row = first + m * 16 + r * 8 + l / 4;
 #pragma unroll
                 for (u32 c = 0; c < PIECES; ++c)
@@ -189,20 +189,20 @@ template <> struct Tile<float> {
     static constexpr u32 QUERIES = 64, KEYS = 32;
     static constexpr u32 SHARE = 8;
     // Four values more than a row needs: rows then start in different banks.
-    static constexpr u32 PITCH = HEAD + 4, WEIGHT_PITCH = KEYS + 4;
+    static constexpr u32 PITCH = HEAD + 4, P_PITCH = KEYS + 4;
     using Four = Vector<float, 4>;
 
     struct Shared {
-        float q[QUERIES * PITCH], k[KEYS * PITCH], v[KEYS * PITCH], weights[QUERIES * WEIGHT_PITCH];
+        float q[QUERIES * PITCH], k[KEYS * PITCH], v[KEYS * PITCH], p[QUERIES * P_PITCH];
     };
 
     Shared& shared;
     float out[4][16] = {};
     float score[4][4];
-    float maximum[4], sum[4] = {};
+    float row_max[4], row_sum[4] = {};
 
     METHOD explicit Tile(Shared& shared) : shared(shared) {
-        for (float& m : maximum) m = -infinity();
+        for (float& m : row_max) m = -infinity();
     }
 
     static METHOD u32 first_query() { return thread() / SHARE * 4; }
@@ -245,19 +245,19 @@ template <> struct Tile<float> {
         }
     }
 
-    METHOD void take_softmax() {
+    METHOD void softmax_rescale() {
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
-            float largest = fmaxf(fmaxf(score[i][0], score[i][1]), fmaxf(score[i][2], score[i][3]));
-            const float now = fmaxf(maximum[i], row_maximum(largest, SHARE));
-            const float rescale = exp2f((maximum[i] - now) * SCALE);
-            maximum[i] = now;
-            sum[i] *= rescale;
+            float tile_max = fmaxf(fmaxf(score[i][0], score[i][1]), fmaxf(score[i][2], score[i][3]));
+            const float now = fmaxf(row_max[i], allreduce_max(tile_max, SHARE));
+            const float rescale = exp2f((row_max[i] - now) * SOFTMAX_SCALE_LOG2);
+            row_max[i] = now;
+            row_sum[i] *= rescale;
 #pragma unroll
             for (u32 j = 0; j < 4; ++j) {
-                const float weight = exp2f((score[i][j] - now) * SCALE);
-                sum[i] += weight;
-                shared.weights[(first_query() + i) * WEIGHT_PITCH + part() + j * SHARE] = weight;
+                const float probability = exp2f((score[i][j] - now) * SOFTMAX_SCALE_LOG2);
+                row_sum[i] += probability;
+                shared.p[(first_query() + i) * P_PITCH + part() + j * SHARE] = probability;
             }
 #pragma unroll
             for (float& o : out[i]) o *= rescale;
@@ -267,15 +267,15 @@ template <> struct Tile<float> {
     // Thread p has channels 4 p, 4 p + 1, ... of each 32.
     METHOD void mma_pv() {
         for (u32 key = 0; key < KEYS; key += 4) {
-            Four weights[4];
+            Four p[4];
 #pragma unroll
-            for (u32 i = 0; i < 4; ++i) weights[i] = four(shared.weights + (first_query() + i) * WEIGHT_PITCH + key);
+            for (u32 i = 0; i < 4; ++i) p[i] = four(shared.p + (first_query() + i) * P_PITCH + key);
 #pragma unroll
             for (u32 x = 0; x < 4; ++x)
                 for (u32 c = 0; c < 4; ++c) {
                     const Four v = four(shared.v + (key + x) * PITCH + c * 32 + part() * 4);
                     for (u32 i = 0; i < 4; ++i)
-                        for (u32 y = 0; y < 4; ++y) out[i][4 * c + y] += weights[i].values[x] * v.values[y];
+                        for (u32 y = 0; y < 4; ++y) out[i][4 * c + y] += p[i].values[x] * v.values[y];
                 }
         }
     }
@@ -283,7 +283,7 @@ template <> struct Tile<float> {
     METHOD void write(float* to, u32 rows, u32 dim) {
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
-            const float all = row_sum(sum[i], SHARE);
+            const float all = allreduce_sum(row_sum[i], SHARE);
             if (first_query() + i >= rows) continue;
 #pragma unroll
             for (u32 c = 0; c < 4; ++c) {
@@ -320,7 +320,7 @@ DEVICE void compute_attention(const Queries& q, T* out, u32 dim, u32 tiles, cons
         const bool more = tile + 1 < tiles;
         if (more) window = keys.window(tile + 1);
         work.mma_qk(v.count);
-        work.take_softmax();
+        work.softmax_rescale();
         copy_async_wait<0>();
         block_barrier();  // The values are there, and nobody reads the keys any more.
         if (more) work.copy_keys(keys.k(tile + 1, window));

@@ -5,17 +5,17 @@
 
 #include "heads.cuh"
 
-// log2(e) / sqrt(HEAD): powers of 2 are what the hardware takes.
-constexpr float SCALE = 1.44269504f * 0.08838834764f;
+// log2(e) / sqrt(HEAD): the hardware's exponential is that of base 2.
+constexpr float SOFTMAX_SCALE_LOG2 = 1.44269504f * 0.08838834764f;
 
 DEVICE float infinity() { return float_of_bits(0x7f800000); }
 
-// Neighbouring lanes share rows of scores: the largest of a row, and the sum.
-DEVICE float row_maximum(float x, u32 lanes) {
+// Maximum and sum over neighbouring lanes, `lanes` of which share a row of scores; every lane gets them.
+DEVICE float allreduce_max(float x, u32 lanes) {
     for (u32 step = 1; step < lanes; step *= 2) x = fmaxf(x, shuffle_xor(x, step));
     return x;
 }
-DEVICE float row_sum(float x, u32 lanes) {
+DEVICE float allreduce_sum(float x, u32 lanes) {
     for (u32 step = 1; step < lanes; step *= 2) x += shuffle_xor(x, step);
     return x;
 }

@@ -19,8 +19,9 @@ constexpr u32 TILE = Heads<bf16>::TILE, TILE_BYTES = 2 * TILE, HALF_BYTES = 2 * 
 // Tiles of queries, and of keys and values: all that fits.
 constexpr u32 QUERY_TILES = 2, TILES = 5;
 
-// Weights are at most 2 to the power of this.
-constexpr float LARGEST_POWER = 8;
+// Accumulators are rescaled where the maximum has grown by more than this power of 2 (as in FlashAttention-4), so that
+// probabilities stay below it.
+constexpr float RESCALE_THRESHOLD = 8;
 
 // Of 512 that three warps of a quarter of a multiprocessor share.
 constexpr u32 CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
@@ -126,10 +127,10 @@ template <class T> DEVICE void load(AttentionShared<T>& shared, const SparseArgs
 template <class T> struct Attention {
     AttentionShared<T>& shared;
     float score[ACC], out[ACC];
-    // Fragments of A for 16 keys each.
-    u32 weights[WINDOW / 16][4];
-    // What scores are relative to, and the sum of the weights.
-    float maximum[2], sum[2];
+    // Probabilities before their division by row_sum, as fragments of A for 16 keys each.
+    u32 p[WINDOW / 16][4];
+    // What scores are relative to, and the sum of the probabilities.
+    float row_max[2], row_sum[2];
     PipelineState<QUERY_TILES> query;
     PipelineState<TILES> tile;
     // The first turn is the first warpgroup's: nobody arrives for it.
@@ -175,41 +176,42 @@ template <class T> struct Attention {
     METHOD u32 mma_pv(bool keep) {
         const u32 index = consumer_wait();
         const u64 v = mn_major(shared.tiles[index], HALF_BYTES);
-        warpgroup_fence(out, weights);
+        warpgroup_fence(out, p);
 #pragma unroll
         for (u32 n = 0; n < WINDOW / 16; ++n)
-            wgmma<T, true>(out, weights[n], advance_descriptor(v, n * 16 * TILE_COLUMNS * 2), keep || n > 0);
+            wgmma<T, true>(out, p[n], advance_descriptor(v, n * 16 * TILE_COLUMNS * 2), keep || n > 0);
         warpgroup_commit();
         return index;
     }
 
     // The largest score of each row of the tile.
-    METHOD void find_largest(float (&largest)[2]) const {
+    METHOD void reduce_max(float (&tile_max)[2]) const {
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
-            largest[r] = -infinity();
+            tile_max[r] = -infinity();
 #pragma unroll
-            for (u32 i = 2 * r; i < ACC; i += 4) largest[r] = fmaxf(largest[r], fmaxf(score[i], score[i + 1]));
-            largest[r] = row_maximum(largest[r], 4);
+            for (u32 i = 2 * r; i < ACC; i += 4) tile_max[r] = fmaxf(tile_max[r], fmaxf(score[i], score[i + 1]));
+            tile_max[r] = allreduce_max(tile_max[r], 4);
         }
     }
 
-    // Turns scores into weights, still in f32.
-    METHOD void take_powers() {
+    // Turns scores into probabilities, still in f32 and before their division by row_sum.
+    METHOD void scale_apply_exp2() {
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
-            const float shift = maximum[r] * SCALE;
+            const float shift = row_max[r] * SOFTMAX_SCALE_LOG2;
 #pragma unroll
             for (u32 i = 2 * r; i < ACC; i += 4)
-                for (u32 x = i; x < i + 2; ++x) sum[r] += score[x] = exp2_fast(score[x] * SCALE - shift);
+                for (u32 x = i; x < i + 2; ++x)
+                    row_sum[r] += score[x] = exp2_fast(score[x] * SOFTMAX_SCALE_LOG2 - shift);
         }
     }
 
     // The layout of the accumulators is that of A in registers.
-    METHOD void pack_weights() {
+    METHOD void pack_probabilities() {
 #pragma unroll
         for (u32 n = 0; n < WINDOW / 16; ++n)
-            for (u32 i = 0; i < 4; ++i) weights[n][i] = pack<T>(score[8 * n + 2 * i], score[8 * n + 2 * i + 1]);
+            for (u32 i = 0; i < 4; ++i) p[n][i] = pack<T>(score[8 * n + 2 * i], score[8 * n + 2 * i + 1]);
     }
 
     METHOD void mma(u32 tiles) {
@@ -217,10 +219,10 @@ template <class T> struct Attention {
         u32 keys = mma_qk();
         warpgroup_wait<0>(score);
         consumer_release(shared.kv_pipeline.empty[keys]);
-        find_largest(maximum);
-        sum[0] = sum[1] = 0;
-        take_powers();
-        pack_weights();
+        reduce_max(row_max);
+        row_sum[0] = row_sum[1] = 0;
+        scale_apply_exp2();
+        pack_probabilities();
         for (u32 i = 1; i < tiles; ++i) {
             warp_scheduler_barrier_sync();
             keys = mma_qk();
@@ -228,30 +230,30 @@ template <class T> struct Attention {
             warp_scheduler_barrier_arrive();
             warpgroup_wait<1>(score);
             consumer_release(shared.kv_pipeline.empty[keys]);
-            // Weights relative to anything are right, as long as they keep within the range of their type. To bring
-            // what was added up to another maximum is worth it only where that is far larger (as in FlashAttention-4).
-            float largest[2], rescale[2];
-            find_largest(largest);
+            // Any reference in the place of the maximum gives the same quotients, as long as probabilities keep within
+            // the range of their type. So accumulators are rescaled only where the maximum has grown far.
+            float tile_max[2], rescale[2];
+            reduce_max(tile_max);
             bool changed = false;
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
-                const bool far = (largest[r] - maximum[r]) * SCALE > LARGEST_POWER;
-                rescale[r] = far ? exp2_fast((maximum[r] - largest[r]) * SCALE) : 1;
-                maximum[r] = far ? largest[r] : maximum[r];
-                sum[r] *= rescale[r];
+                const bool far = (tile_max[r] - row_max[r]) * SOFTMAX_SCALE_LOG2 > RESCALE_THRESHOLD;
+                rescale[r] = far ? exp2_fast((row_max[r] - tile_max[r]) * SOFTMAX_SCALE_LOG2) : 1;
+                row_max[r] = far ? tile_max[r] : row_max[r];
+                row_sum[r] *= rescale[r];
                 changed |= far;
             }
-            take_powers();
-            warpgroup_wait<0>(out, weights);
+            scale_apply_exp2();
+            warpgroup_wait<0>(out, p);
             consumer_release(shared.kv_pipeline.empty[values]);
             if (ballot(changed) != 0) {
 #pragma unroll
                 for (u32 x = 0; x < ACC; ++x) out[x] *= rescale[x / 2 % 2];
             }
-            pack_weights();
+            pack_probabilities();
         }
         const u32 values = mma_pv(tiles > 1);
-        warpgroup_wait<0>(out, weights);
+        warpgroup_wait<0>(out, p);
         consumer_release(shared.kv_pipeline.empty[values]);
     }
 
@@ -263,7 +265,7 @@ template <class T> struct Attention {
         named_barrier(WARPGROUP_BARRIER + warpgroup(), WARPGROUP);  // All its MMAs have read them.
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
-            const float factor = 1.0f / row_sum(sum[r], 4);
+            const float factor = 1.0f / allreduce_sum(row_sum[r], 4);
 #pragma unroll
             for (u32 i = 2 * r; i < ACC; i += 4)
                 *reinterpret_cast<u32*>(own + Heads<T>::piece(first + l / 4 + 8 * r, i / 4) + l % 4 * 2) =

@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 
 const THREADS: u32 = 128;
 /// Queries, keys and values of a tile in 16 bits: 128, 32 and 32 rows of a head. In f32 64, 32 and 32 rows that are 4
-/// longer, and weights of 64 queries and 32 keys in such rows.
+/// longer, and the probabilities of 64 queries and 32 keys in such rows.
 const SHARED: [u32; 3] = [4 * (128 * 132 + 64 * 36), 2 * 192 * 128, 2 * 192 * 128];
 
 const SPARSE_ATTENTION: Kernels = kernels!("attention", "sparse_attention", THREADS, SHARED);
 const CROSS_ATTENTION: Kernels = kernels!("attention", "cross_attention", THREADS, SHARED);
 
-/// Threads of a block on Hopper: two warpgroups that compute, one that has tiles brought.
+/// Threads of a block on Hopper: two warpgroups that compute, one that loads tiles.
 const HOPPER_THREADS: u32 = 3 * 128;
 /// Two tiles of queries and five of keys and values; what is to be done, and two barriers for that and each tile.
 const HOPPER_SHARED: u32 = 7 * 2 * 128 * 128 + 16 + 8 * 2 * 8;
