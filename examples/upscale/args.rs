@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use gstreamer as gst;
 
 use crate::element_options::ElementOptions;
-use crate::outcome;
+use crate::{outcome, rate};
 
 /// Upscales video files with FlashVSR.
 ///
@@ -29,8 +30,8 @@ use crate::outcome;
     next_line_help = true
 )]
 pub struct Args {
-    /// The video file to read (anything that GStreamer decodes), and the file to write: .mp4, .mov or .mkv. With --output, all
-    /// files are read
+    /// The video file to read (anything that GStreamer decodes), and the file to write: .mp4, .mov, .mkv, .png
+    /// or .jpg. With --output, all files are read. frame_%05d.png stands for numbered pictures
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
@@ -46,9 +47,9 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 
-    /// Video codec of the output
-    #[arg(long, value_enum, default_value_t = Codec::H264)]
-    pub codec: Codec,
+    /// Video codec of the output; if not given, H.264, or H.265 for an input of more than 8 bits
+    #[arg(long, value_enum)]
+    pub codec: Option<Codec>,
 
     /// Constant quality of the encoder: 0 is best, 50 is worst
     #[arg(long, value_name = "CRF", default_value_t = 18, value_parser = clap::value_parser!(u32).range(0..=50))]
@@ -61,6 +62,10 @@ pub struct Args {
     /// Write the bicubic picture and ours side by side, in 8 bits
     #[arg(long)]
     pub compare: bool,
+
+    /// Frames per second of numbered pictures, such as 24, 23.976 or 24000/1001
+    #[arg(long, value_name = "FPS", default_value = "25", value_parser = rate::parse)]
+    pub framerate: gst::Fraction,
 
     /// Turn interlaced video into progressive video first
     #[arg(long)]

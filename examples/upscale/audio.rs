@@ -1,18 +1,28 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Audio tracks: copied where the container takes them, encoded anew where it does not.
+//! Audio tracks: copied where the container takes them, encoded anew where it does not, left out where neither works.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use gst::prelude::*;
 use gstreamer as gst;
 
-use crate::formats::{Container, make, muxer_template, request};
-use crate::tally::Tally;
+use crate::channels::{self, Fit, Layout};
+use crate::formats::{Container, make, muxer_template};
+use crate::gate::Gate;
+use crate::streams::can_be_decoded;
+use crate::tally::{Tally, TrackKind};
+use crate::track::{Slot, Way};
+use crate::words::codec;
 
-/// Where the audio tracks of a job go.
-pub struct AudioOutput {
+/// Bits per second for a channel that is encoded anew, and the most that the encoders take.
+const BITRATE: u32 = 96_000;
+const MOST: u32 = 512_000;
+
+/// Where the tracks beside the video go.
+pub struct Tracks {
     /// The pipeline of the job.
     pub pipeline: gst::Pipeline,
     /// Its muxer.
@@ -21,67 +31,112 @@ pub struct AudioOutput {
     pub container: Container,
     /// What is told about it.
     pub tally: Arc<Tally>,
+    /// Audio tracks so far.
+    pub sounds: AtomicUsize,
+    /// What waits for the tracks.
+    pub gate: Arc<Gate>,
 }
 
-impl AudioOutput {
-    /// Connects track number `number` (from 1), of type `caps`, which comes out of `source`.
-    pub fn connect(&self, source: &gst::Pad, caps: &gst::Caps, number: usize) -> Result<()> {
-        let sink = if muxer_template(&self.muxer, caps).is_some() {
-            self.tally.audio_track(true);
-            self.muxer_pad(caps)?
-        } else if let Some(raw) = unframed_aac(caps).filter(|raw| muxer_template(&self.muxer, raw).is_some()) {
-            self.tally.audio_track(true);
-            self.chain(vec![make("aacparse")?], &raw)?
-        } else {
-            self.tally.audio_track(false);
-            self.encode(caps, number)?
-        };
-        source.link(&sink).with_context(|| format!("audio track {number} ({caps}) cannot be connected"))?;
-        Ok(())
+impl Tracks {
+    /// A place for a track called `name`, in a pad of the muxer's template `template`.
+    pub fn slot(&self, template: &'static str, name: String) -> Slot {
+        let (pipeline, muxer, tally) = (self.pipeline.clone(), self.muxer.clone(), self.tally.clone());
+        Slot { pipeline, muxer, template, name, tally, gate: self.gate.clone(), state: Mutex::default() }
     }
 
-    fn muxer_pad(&self, caps: &gst::Caps) -> Result<gst::Pad> {
-        let pad = request(&self.muxer, caps)?;
-        self.tally.end_audio_at(&pad);
-        Ok(pad)
-    }
-
-    /// Adds elements that end in the muxer, and returns the pad to feed.
-    fn chain(&self, elements: Vec<gst::Element>, muxed: &gst::Caps) -> Result<gst::Pad> {
-        self.pipeline.add_many(&elements)?;
-        gst::Element::link_many(&elements)?;
-        let (first, last) = elements.first().zip(elements.last()).context("a chain of no elements")?;
-        let end = last.static_pad("src").context("an audio element without a source pad")?;
-        end.link(&self.muxer_pad(muxed)?)?;
-        for element in &elements {
-            element.sync_state_with_parent()?;
-        }
-        first.static_pad("sink").context("an audio element without a sink pad")
-    }
-
-    fn encode(&self, caps: &gst::Caps, number: usize) -> Result<gst::Pad> {
-        let (encoder, codec) = self.container.audio_encoder()?;
-        let name = caps.structure(0).map_or("unknown", |structure| structure.name().as_str());
-        self.tally.note(format!(
-            "audio track {number} ({name}) does not fit into this container and is encoded anew, as {codec}; \
-             an output name that ends in .mkv takes most tracks as they are"
-        ));
-        let encoded = encoder.static_pad("src").context("an encoder without a source pad")?.pad_template_caps();
-        let head = make("audioconvert")?;
-        let raw = self.chain(vec![head, make("audioresample")?, encoder], &encoded)?;
-
-        let decoder = make("decodebin")?;
-        decoder.connect_pad_added(move |decoder, pad| {
-            if !raw.is_linked()
-                && let Err(error) = pad.link(&raw)
-            {
-                gst::element_error!(decoder, gst::CoreError::Pad, ("decoded audio cannot be encoded: {error}"));
+    /// Connects the next audio track, which comes out of `source`.
+    pub fn add_sound(&self, source: &gst::Pad) {
+        let name = format!("audio track {}", 1 + self.sounds.fetch_add(1, Ordering::Relaxed));
+        let (muxer, container, tally) = (self.muxer.clone(), self.container, self.tally.clone());
+        self.slot("audio_%u", name.clone()).fill(source, move |caps| {
+            if let Some(elements) = copies(&muxer, caps)? {
+                return Ok(Way::Through(elements, TrackKind::CopiedSound));
             }
+            let codec = codec(caps);
+            if !can_be_decoded(caps) {
+                let reason = "GStreamer has no decoder for it, and the output does not take it as it is";
+                return Ok(Way::LeftOut(format!("{reason} ({codec})")));
+            }
+            let elements = encoder(container, &format!("{name} ({codec})"), &tally)?;
+            Ok(Way::Through(elements, TrackKind::EncodedSound))
         });
-        self.pipeline.add(&decoder)?;
-        decoder.sync_state_with_parent()?;
-        decoder.static_pad("sink").context("a decoder without a sink pad")
     }
+}
+
+/// The elements that a track passes if it is copied; `None` if the muxer does not take it. Parsers add durations, of which MP4
+/// needs the last one, and take headers off.
+fn copies(muxer: &gst::Element, caps: &gst::Caps) -> Result<Option<Vec<gst::Element>>> {
+    let structure = caps.structure(0).context("a stream without a type")?;
+    let parser = match (structure.name().as_str(), structure.get::<i32>("mpegversion")) {
+        ("audio/x-opus", _) => Some("opusparse"),
+        ("audio/x-ac3", _) => Some("ac3parse"),
+        ("audio/mpeg", Ok(1)) => Some("mpegaudioparse"),
+        ("audio/mpeg", Ok(2 | 4)) => Some("aacparse"),
+        _ => None,
+    };
+    let takes = |caps: &gst::Caps| muxer_template(muxer, caps).is_some();
+    if !takes(caps) && !unframed_aac(caps).is_some_and(|raw| takes(&raw)) {
+        return Ok(None);
+    }
+    parser.map(make).into_iter().collect::<Result<_>>().map(Some)
+}
+
+/// The elements that encode a track anew.
+fn encoder(container: Container, name: &str, tally: &Arc<Tally>) -> Result<Vec<gst::Element>> {
+    let (encoder, codec, layouts) = match container {
+        Container::Mp4 | Container::Mov => (make("avenc_aac")?, "AAC", channels::AAC),
+        Container::Matroska => (make("opusenc")?, "Opus", channels::OPUS),
+    };
+    let advice = match container {
+        Container::Matroska => "",
+        Container::Mp4 | Container::Mov => "; an output name that ends in .mkv takes most tracks as they are",
+    };
+    tally.note(format!("{name} does not fit into the output and is encoded anew, as {codec}{advice}"));
+    let decoder = make("decodebin")?;
+    let [convert, resample, layout] = [make("audioconvert")?, make("audioresample")?, make("capsfilter")?];
+    let (name, tally, filter, target) = (name.to_owned(), tally.clone(), layout.clone(), encoder.clone());
+    on_layout(&convert.static_pad("sink").context("audioconvert without a sink pad")?, move |decoded| {
+        let fit = decoded.fit(layouts)?;
+        if fit.mixed {
+            let (from, to) = (fit.taken_as.name(), fit.encoded.name());
+            tally.note(format!("{name}: {codec} takes no {from}; mixed down to {to}"));
+        }
+        filter.set_property("caps", raw_caps(fit.encoded));
+        target.set_property("bitrate", (fit.encoded.channels * BITRATE).min(MOST) as i32);
+        Some(fit)
+    });
+    Ok(vec![decoder, convert, resample, layout, encoder])
+}
+
+/// Gives the channels of decoded sound the names under which they are encoded; those of a layout that does not fit are left
+/// to fail.
+fn on_layout(pad: &gst::Pad, fit: impl Fn(Layout) -> Option<Fit> + Send + Sync + 'static) {
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view()) else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let mut caps = caps.caps_owned();
+        if let Some(structure) = caps.make_mut().structure_mut(0)
+            && let Ok(channels) = structure.get::<i32>("channels")
+        {
+            let mask = structure.get::<gst::Bitmask>("channel-mask").map_or(0, |mask| *mask);
+            let decoded = Layout { channels: channels.unsigned_abs(), mask };
+            if let Some(Fit { taken_as, .. }) = fit(decoded)
+                && taken_as != decoded
+                && taken_as.channels > 1
+            {
+                structure.set("channel-mask", gst::Bitmask::new(taken_as.mask));
+                info.data = Some(gst::PadProbeData::Event(gst::event::Caps::new(&caps)));
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Raw sound of a layout.
+fn raw_caps(layout: Layout) -> gst::Caps {
+    let caps = gst::Caps::builder("audio/x-raw").field("channels", layout.channels as i32);
+    if layout.channels > 1 { caps.field("channel-mask", gst::Bitmask::new(layout.mask)) } else { caps }.build()
 }
 
 /// AAC with ADTS or LOAS headers, as it would be without them; `None` for other streams.

@@ -4,10 +4,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use gst::prelude::*;
 use gstreamer as gst;
-use gstreamer_video::VideoFormat;
 
 use crate::args::Codec;
 
@@ -22,7 +21,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ("matroskamux", "gstreamer1.0-plugins-good"),
     ("videoflip", "gstreamer1.0-plugins-good"),
     ("deinterlace", "gstreamer1.0-plugins-good"),
+    ("capssetter", "gstreamer1.0-plugins-good"),
     ("aacparse", "gstreamer1.0-plugins-good"),
+    ("ac3parse", "gstreamer1.0-plugins-good"),
+    ("mpegaudioparse", "gstreamer1.0-plugins-good"),
+    ("opusparse", "gstreamer1.0-plugins-bad"),
+    ("qtdemux", "gstreamer1.0-plugins-good"),
+    ("matroskademux", "gstreamer1.0-plugins-good"),
+    ("multifilesrc", "gstreamer1.0-plugins-good"),
+    ("multifilesink", "gstreamer1.0-plugins-good"),
+    ("pngenc", "gstreamer1.0-plugins-good"),
+    ("jpegenc", "gstreamer1.0-plugins-good"),
     ("avenc_aac", "gstreamer1.0-libav"),
     ("flashvsr", "gst-plugin-flashvsr"),
 ];
@@ -70,12 +79,12 @@ impl Container {
         })
     }
 
-    /// The encoder, and its name for people, for audio that the container does not take as it is.
-    pub fn audio_encoder(self) -> Result<(gst::Element, &'static str)> {
-        match self {
-            Self::Mp4 | Self::Mov => Ok((make("avenc_aac")?, "AAC")),
-            Self::Matroska => Ok((make("opusenc")?, "Opus")),
-        }
+    /// What reads it.
+    pub fn demuxer(self) -> Result<gst::Element> {
+        make(match self {
+            Self::Mp4 | Self::Mov => "qtdemux",
+            Self::Matroska => "matroskademux",
+        })
     }
 }
 
@@ -121,24 +130,12 @@ pub fn video_encoder(codec: Codec, rate: Rate) -> Result<[gst::Element; 2]> {
     Ok([encoder, parser])
 }
 
-/// The raw format that the encoder is fed: 4:2:0, with 10 bits where the source has more than 8.
-pub fn encoder_format(source_depth: u32) -> VideoFormat {
-    if source_depth > 8 { VideoFormat::I42010le } else { VideoFormat::I420 }
-}
-
-/// Whether a muxer takes a stream, and through which pad template.
+/// The pad template through which a muxer takes a stream, if it does.
 pub fn muxer_template(muxer: &gst::Element, caps: &gst::Caps) -> Option<gst::PadTemplate> {
     muxer
         .pad_template_list()
         .into_iter()
         .find(|template| template.direction() == gst::PadDirection::Sink && template.caps().can_intersect(caps))
-}
-
-/// Requests the pad of a muxer for a stream.
-pub fn request(muxer: &gst::Element, caps: &gst::Caps) -> Result<gst::Pad> {
-    muxer_template(muxer, caps)
-        .and_then(|template| muxer.request_pad(&template, None, None))
-        .with_context(|| format!("the output container does not take {caps}"))
 }
 
 #[cfg(test)]
@@ -165,13 +162,6 @@ mod tests {
         for unknown in [None, Some(gst::Fraction::new(0, 1))] {
             assert_eq!(timescale(unknown), 90_000);
         }
-    }
-
-    #[test]
-    fn ten_bits_stay_ten_bits() {
-        assert_eq!(encoder_format(8), VideoFormat::I420);
-        assert_eq!(encoder_format(10), VideoFormat::I42010le);
-        assert_eq!(encoder_format(12), VideoFormat::I42010le);
     }
 
     #[test]

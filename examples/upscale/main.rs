@@ -2,25 +2,43 @@
 
 //! Upscales video files: `cargo run --release --example upscale -- in.mp4 out.mp4`.
 
+mod animation;
 mod args;
 mod audio;
+mod channels;
+mod color;
 #[path = "../common/console.rs"]
 mod console;
+mod durations;
 mod element_options;
 mod explain;
+mod first_format;
 mod formats;
+mod gate;
 mod input;
 mod interrupts;
 mod job;
+mod length;
 mod model;
+mod numbered;
 mod outcome;
 mod output;
 mod progress;
+mod rate;
 mod run;
 mod screen;
 mod side_by_side;
+mod spread;
+mod streams;
+mod subtitles;
 mod tally;
+mod target;
 mod tasks;
+mod timeline;
+mod track;
+mod video;
+mod words;
+mod written;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -104,12 +122,16 @@ impl Batch<'_> {
     /// Does one task, and tells whether threads of it are stuck.
     fn run(&mut self, task: &Task, others_follow: bool) -> Result<(Outcome, bool)> {
         let Some(output) = self.begin_output(task)? else { return Ok((Outcome::Interrupted, false)) };
-        let input = Input::open(&task.input)?;
+        let input = Input::open(&task.input, self.args.framerate)?;
         let job = Job::new(self.args, &input, &output, &self.model)?;
         let (interrupts, screen) = (&self.interrupts, &mut self.screen);
         let ended = run::run(&job, &task.input, &task.output, interrupts, screen, others_follow);
         self.loaded = ended.model.or(self.loaded.take());
-        let (result, left) = match ended.result {
+        let counted = ended.result.and_then(|outcome| match ended.whole {
+            true => output.frames(job.tally.numbers().frames_out).map(|frames| self.count(&job, frames, outcome)),
+            false => Ok(outcome),
+        });
+        let (result, left) = match counted {
             Ok(Outcome::Interrupted) if !ended.whole => (Ok(Outcome::Interrupted), None),
             Ok(Outcome::Interrupted) => (Ok(Outcome::Interrupted), output.keep()?),
             Ok(outcome) => (output.finish().map(|()| outcome), Some(task.output.clone())),
@@ -125,6 +147,16 @@ impl Batch<'_> {
             std::mem::forget((job, input));
         }
         Ok((outcome, ended.stuck))
+    }
+
+    /// Takes the number of frames that the output holds, and tells the outcome with regard to it.
+    fn count(&self, job: &Job, frames: u64, outcome: Outcome) -> Outcome {
+        let passed = job.tally.set_written(frames);
+        if frames >= passed {
+            return outcome;
+        }
+        self.screen.say(&format!("warning: of {passed} frames {} are missing in the output", passed - frames));
+        outcome.max(Outcome::Incomplete)
     }
 
     /// Makes the output; none if it is a pipe whose reader does not come before the user wants an end.

@@ -20,7 +20,6 @@ pub enum Outcome {
     /// At the end of the input.
     Done,
     /// At the end of an input that is shorter than it says.
-    #[allow(dead_code, reason = "who finds it out sets it")]
     Incomplete,
     /// With an error.
     Failed,

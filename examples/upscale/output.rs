@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The file that a job writes: under a temporary name beside its own until it is whole.
+//! What a job writes: under a temporary name beside its own until it is whole.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -13,9 +13,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use gst::prelude::*;
 use gstreamer as gst;
-use tempfile::TempPath;
+use tempfile::{TempDir, TempPath};
 
 use crate::formats::{Container, make};
+use crate::numbered::Pattern;
+use crate::target::{Target, picture_sink};
+use crate::written;
 
 /// In the names of files that are not whole.
 const PARTIAL: &str = ".partial-";
@@ -43,7 +46,10 @@ enum Place {
 /// # Errors
 /// If it is one of the `inputs`, or there already and not to be replaced, or cannot be written.
 pub fn check<'a>(output: &Path, mut inputs: impl Iterator<Item = &'a Path>, overwrite: bool) -> Result<()> {
-    let container = Container::of(output)?;
+    let target = Target::of(output)?;
+    if let Target::Pictures(_, pattern) = &target {
+        return check_pictures(pattern, overwrite);
+    }
     if inputs.any(|input| same_file(input, output)) {
         bail!("the output \"{}\" is the input; choose another name", output.display());
     }
@@ -59,7 +65,7 @@ pub fn check<'a>(output: &Path, mut inputs: impl Iterator<Item = &'a Path>, over
             }
             drop(temporary(&path, output)?);
         }
-        Place::Pipe if container != Container::Matroska => {
+        Place::Pipe if target != Target::Film(Container::Matroska) => {
             bail!(
                 "the output \"{}\" is a pipe, into which only Matroska can be written; end its name in .mkv",
                 output.display()
@@ -70,11 +76,23 @@ pub fn check<'a>(output: &Path, mut inputs: impl Iterator<Item = &'a Path>, over
     Ok(())
 }
 
+/// The same for numbered pictures: their directory is there, and, unless they are to be replaced, they are not.
+fn check_pictures(pattern: &Pattern, overwrite: bool) -> Result<()> {
+    if let Some(number) = pattern.present()?.into_iter().min().filter(|_| !overwrite) {
+        bail!(
+            "the output \"{}\" is there already; give --overwrite to replace all pictures whose names differ in the number only",
+            pattern.path(number).display()
+        );
+    }
+    temporary_dir(pattern).map(drop)
+}
+
 /// The output of a running job. Without [`Output::finish`] or [`Output::keep`] nothing of it stays.
 #[derive(Debug)]
 pub struct Output {
     /// As the user has named it.
     name: PathBuf,
+    target: Target,
     overwrite: bool,
     kind: Kind,
 }
@@ -86,6 +104,8 @@ enum Kind {
         temporary: TempPath,
         to: PathBuf,
     },
+    /// Pictures, written to the temporary directory.
+    Pictures(TempDir, Pattern),
     /// Open from the beginning to the end of the job.
     Pipe(OwnedFd),
     Device,
@@ -98,6 +118,11 @@ impl Output {
     /// # Errors
     /// If that fails.
     pub fn begin(name: &Path, overwrite: bool, mut wait: impl FnMut() -> bool) -> Result<Option<Self>> {
+        let target = Target::of(name)?;
+        if let Target::Pictures(_, pattern) = &target {
+            let kind = Kind::Pictures(temporary_dir(pattern)?, pattern.clone());
+            return Ok(Some(Self { name: name.to_owned(), target, overwrite, kind }));
+        }
         let kind = match place(name)? {
             Place::File { path, existing } => {
                 let temporary = temporary(&path, name)?;
@@ -125,15 +150,35 @@ impl Output {
             },
             Place::Device => Kind::Device,
         };
-        Ok(Some(Self { name: name.to_owned(), overwrite, kind }))
+        Ok(Some(Self { name: name.to_owned(), target, overwrite, kind }))
     }
 
-    /// An element that writes it.
+    /// What it holds.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The frames that it holds, if it can be read back; `passed` have gone into it.
+    ///
+    /// # Errors
+    /// If it is broken.
+    pub fn frames(&self, passed: u64) -> Result<u64> {
+        match (&self.target, &self.kind) {
+            (Target::Film(container), Kind::New { temporary, .. }) => written::frames(temporary, *container),
+            (_, Kind::Pictures(dir, pattern)) => Ok(pattern.inside(dir.path()).present()?.len() as u64),
+            _ => Ok(passed),
+        }
+    }
+
+    /// An element that writes it; numbered pictures begin at `first`.
     ///
     /// # Errors
     /// If GStreamer lacks it.
-    pub fn sink(&self) -> Result<gst::Element> {
+    pub fn sink(&self, first: u64) -> Result<gst::Element> {
         let sink = match &self.kind {
+            Kind::Pictures(dir, pattern) => picture_sink(&pattern.location_in(dir.path())?, first)?,
+            Kind::New { temporary, .. } if self.target.picture().is_some() => single_picture(temporary)?,
+            Kind::Device if self.target.picture().is_some() => single_picture(&self.name)?,
             Kind::Pipe(pipe) => {
                 let sink = make("fdsink")?;
                 sink.set_property("fd", pipe.as_raw_fd());
@@ -146,17 +191,16 @@ impl Output {
         Ok(sink)
     }
 
-    /// As the user has named it.
-    pub fn name(&self) -> &Path {
-        &self.name
-    }
-
     /// Gives the file its name, now that it is whole.
     ///
     /// # Errors
     /// If that fails; the file stays under its temporary name then, which the error tells.
     pub fn finish(self) -> Result<()> {
-        let Kind::New { temporary, to } = self.kind else { return Ok(()) };
+        let (temporary, to) = match self.kind {
+            Kind::New { temporary, to } => (temporary, to),
+            Kind::Pictures(dir, pattern) => return finish_pictures(dir, &pattern, self.overwrite),
+            Kind::Pipe(_) | Kind::Device => return Ok(()),
+        };
         // A disk that is full, or far away, may say so only now.
         File::open(&temporary)
             .and_then(|file| file.sync_all())
@@ -186,9 +230,65 @@ impl Output {
     pub fn keep(self) -> Result<Option<PathBuf>> {
         match self.kind {
             Kind::New { temporary, to } => visible(temporary, &to).map(Some),
+            Kind::Pictures(dir, pattern) => keep_pictures(dir, &pattern).map(Some),
             Kind::Pipe(_) | Kind::Device => Ok(None),
         }
     }
+}
+
+/// Gives the pictures their names, now that all of them are there. Of older ones with such names none stays: they would look
+/// like frames of this film.
+fn finish_pictures(dir: TempDir, pattern: &Pattern, overwrite: bool) -> Result<()> {
+    let moved = move_pictures(&pattern.inside(dir.path()), pattern, overwrite);
+    moved.or_else(|error| {
+        let kept = keep_pictures(dir, pattern)?;
+        Err(error.context(format!(
+            "the pictures could not get their names; those that have not are in \"{}\"",
+            kept.display()
+        )))
+    })
+}
+
+fn move_pictures(from: &Pattern, to: &Pattern, overwrite: bool) -> Result<()> {
+    let numbers = from.present()?;
+    for number in to.present()? {
+        let old = to.path(number);
+        if !overwrite {
+            bail!("\"{}\" has appeared meanwhile", old.display());
+        }
+        if !numbers.contains(&number) {
+            fs::remove_file(&old).with_context(|| format!("cannot remove \"{}\"", old.display()))?;
+        }
+    }
+    for number in numbers {
+        fs::rename(from.path(number), to.path(number))?;
+    }
+    Ok(())
+}
+
+/// Takes the dot off the name of the temporary directory, which stays then.
+fn keep_pictures(dir: TempDir, pattern: &Pattern) -> Result<PathBuf> {
+    let hidden = dir.keep();
+    let name = hidden.file_name().unwrap_or_default().as_bytes();
+    let shown = pattern.dir().join(OsStr::from_bytes(name.strip_prefix(b".").unwrap_or(name)));
+    // Better hidden than lost.
+    Ok(if fs::rename(&hidden, &shown).is_ok() { shown } else { hidden })
+}
+
+/// A new, empty directory beside numbered pictures, hidden, and removed when it is dropped.
+fn temporary_dir(pattern: &Pattern) -> Result<TempDir> {
+    let dir = if pattern.dir().as_os_str().is_empty() { Path::new(".") } else { pattern.dir() };
+    tempfile::Builder::new()
+        .prefix(&format!(".pictures{PARTIAL}"))
+        .permissions(Permissions::from_mode(0o777))
+        .tempdir_in(dir)
+        .map_err(plain)
+        .with_context(|| format!("cannot write pictures into \"{}\"", dir.display()))
+}
+
+fn single_picture(path: &Path) -> Result<gst::Element> {
+    let location = path.to_str().with_context(|| format!("\"{}\" is not in UTF-8", path.display()))?;
+    picture_sink(&location.replace('%', "%%"), 1)
 }
 
 fn file_sink(path: &Path) -> Result<gst::Element> {

@@ -117,15 +117,21 @@ pub fn clock(seconds: u64) -> String {
 
 /// `250 frames in, 250 frames out, 640x360 to 1280x720, 3.20 fps, 2 audio tracks copied`.
 pub fn summary(numbers: &Numbers, took: Duration) -> String {
-    let ((from_w, from_h), (to_w, to_h)) = (numbers.size_in, numbers.size_out);
+    let ((from_w, from_h), (to_w, to_h)) = (numbers.size_in, numbers.size_upscaled);
+    let beside = if numbers.size_out.0 > to_w { " (beside the bicubic picture)" } else { "" };
     let fps = numbers.frames_out as f64 / took.as_secs_f64().max(1e-3);
     let encoded = match numbers.audio_encoded {
         0 => String::new(),
         n => format!(", {n} encoded anew"),
     };
+    let subtitles = match numbers.subtitles {
+        0 => String::new(),
+        1 => ", 1 subtitle track copied".to_owned(),
+        n => format!(", {n} subtitle tracks copied"),
+    };
     let plural = if numbers.audio_copied == 1 { "" } else { "s" };
     format!(
-        "{} frames in, {} frames out, {from_w}x{from_h} to {to_w}x{to_h}, {fps:.2} fps, {} audio track{plural} copied{encoded}",
+        "{} frames in, {} frames out, {from_w}x{from_h} to {to_w}x{to_h}{beside}, {fps:.2} fps, {} audio track{plural} copied{encoded}{subtitles}",
         numbers.frames_in, numbers.frames_out, numbers.audio_copied,
     )
 }
@@ -141,10 +147,12 @@ mod tests {
             frames_out: 40,
             position: gst::ClockTime::from_seconds(2),
             size_in: (64, 48),
+            size_upscaled: (128, 96),
             size_out: (128, 96),
             framerate: Some(gst::Fraction::new(25, 1)),
             audio_copied: 1,
             audio_encoded: 0,
+            subtitles: 0,
         }
     }
 
@@ -186,6 +194,14 @@ mod tests {
         assert_eq!(text, "60 frames in, 40 frames out, 64x48 to 128x96, 2.00 fps, 1 audio track copied");
         let text = summary(&Numbers { audio_copied: 0, audio_encoded: 2, ..numbers() }, Duration::from_secs(20));
         assert!(text.ends_with("0 audio tracks copied, 2 encoded anew"), "{text}");
+        let text = summary(&Numbers { subtitles: 1, ..numbers() }, Duration::from_secs(20));
+        assert!(text.ends_with("1 audio track copied, 1 subtitle track copied"), "{text}");
+    }
+
+    #[test]
+    fn a_comparison_tells_the_scale_of_our_half() {
+        let text = summary(&Numbers { size_out: (256, 96), ..numbers() }, Duration::from_secs(20));
+        assert!(text.contains("64x48 to 128x96 (beside the bicubic picture)"), "{text}");
     }
 
     #[test]

@@ -73,7 +73,13 @@ pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, scre
     let result = match (played, down) {
         (Err(error), _) | (Ok(_), Some(Err(error))) => Err(error),
         (Ok(End::Input), _) if !any => Err(anyhow!("\"{}\" has no frames", input.display())),
-        (Ok(End::Input), _) => Ok(Outcome::Done),
+        (Ok(End::Input), _) => Ok(match job.length.shortfall() {
+            Some(shortfall) => {
+                run.screen.say(&format!("warning: \"{}\" is incomplete: {shortfall}", input.display()));
+                Outcome::Incomplete
+            }
+            None => Outcome::Done,
+        }),
         (Ok(End::Early | End::GivenUp), _) => Ok(Outcome::Interrupted),
     };
     let whole = any && result.is_ok() && !given_up;
@@ -130,7 +136,7 @@ impl<'a> Run<'a> {
 
     fn play(&mut self) -> Result<End> {
         let bus = self.job.pipeline.bus().context("a pipeline without a bus")?;
-        let mut starting = Some(start(&self.job.pipeline));
+        let mut starting = Some(start(self.job));
         let mut length = None;
         loop {
             let message = bus.timed_pop(TICK);
@@ -236,14 +242,13 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Sets the pipeline going, in a thread of its own: the model is loaded meanwhile, and files are opened.
-fn start(pipeline: &gst::Pipeline) -> Receiver<Result<()>> {
+/// Sets the job going, in a thread of its own: the model is loaded meanwhile, and files are opened.
+fn start(job: &Job) -> Receiver<Result<()>> {
     let (sender, started) = mpsc::channel();
-    let pipeline = pipeline.clone();
+    let start = job.starter();
     thread::spawn(move || {
-        let result = pipeline.set_state(gst::State::Playing);
         // Nobody listens any more after an error.
-        let _ = sender.send(result.map(drop).context("the pipeline does not start"));
+        let _ = sender.send(start().context("the pipeline does not start"));
     });
     started
 }

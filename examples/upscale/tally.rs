@@ -23,11 +23,13 @@ pub struct Tally {
 #[derive(Debug, Default)]
 struct Shared {
     size_in: (i32, i32),
+    size_upscaled: (i32, i32),
     size_out: (i32, i32),
     framerate: Option<gst::Fraction>,
     notes: Vec<String>,
     audio_copied: usize,
     audio_encoded: usize,
+    subtitles: usize,
     cutoff: Option<gst::ClockTime>,
 }
 
@@ -38,13 +40,15 @@ pub struct Numbers {
     pub frames_in: u64,
     /// Frames that came out of it.
     pub frames_upscaled: u64,
-    /// Frames that went into the file.
+    /// Frames that went into the muxer, and once the file has been read back, those that it holds.
     pub frames_out: u64,
     /// The latest timestamp that came out of the upscaler.
     pub position: gst::ClockTime,
     /// Width and height of the input.
     pub size_in: (i32, i32),
-    /// Width and height of the output.
+    /// Width and height of what comes out of the upscaler.
+    pub size_upscaled: (i32, i32),
+    /// Width and height of the output, which is wider in a comparison.
     pub size_out: (i32, i32),
     /// Frames per second that the input declares.
     pub framerate: Option<gst::Fraction>,
@@ -52,6 +56,8 @@ pub struct Numbers {
     pub audio_copied: usize,
     /// Audio tracks that were encoded anew.
     pub audio_encoded: usize,
+    /// Subtitle tracks that were copied.
+    pub subtitles: usize,
 }
 
 impl Tally {
@@ -94,7 +100,7 @@ impl Tally {
                 shared.size_in = size;
                 shared.framerate = framerate;
             }
-            Point::Upscaled => {}
+            Point::Upscaled => self.shared().size_upscaled = size,
             Point::Out => self.shared().size_out = size,
         }
     }
@@ -109,10 +115,19 @@ impl Tally {
         std::mem::take(&mut self.shared().notes)
     }
 
-    /// Counts an audio track.
-    pub fn audio_track(&self, copied: bool) {
+    /// Takes the number of frames that the output holds, and returns that of the frames that were to go there.
+    pub fn set_written(&self, frames: u64) -> u64 {
+        self.frames_out.swap(frames, Ordering::Relaxed)
+    }
+
+    /// Counts a track of the output beside the video.
+    pub fn track(&self, kind: TrackKind) {
         let mut shared = self.shared();
-        if copied { shared.audio_copied += 1 } else { shared.audio_encoded += 1 }
+        *match kind {
+            TrackKind::CopiedSound => &mut shared.audio_copied,
+            TrackKind::EncodedSound => &mut shared.audio_encoded,
+            TrackKind::Subtitles => &mut shared.subtitles,
+        } += 1;
     }
 
     /// The numbers so far.
@@ -124,10 +139,12 @@ impl Tally {
             frames_out: self.frames_out.load(Ordering::Relaxed),
             position: gst::ClockTime::from_nseconds(self.position.load(Ordering::Relaxed)),
             size_in: shared.size_in,
+            size_upscaled: shared.size_upscaled,
             size_out: shared.size_out,
             framerate: shared.framerate,
             audio_copied: shared.audio_copied,
             audio_encoded: shared.audio_encoded,
+            subtitles: shared.subtitles,
         }
     }
 
@@ -164,6 +181,17 @@ impl Tally {
     }
 }
 
+/// What a track beside the video is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrackKind {
+    /// Sound as it was.
+    CopiedSound,
+    /// Sound that was encoded anew.
+    EncodedSound,
+    /// Subtitles.
+    Subtitles,
+}
+
 /// Where frames are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
@@ -175,7 +203,8 @@ pub enum Point {
     Out,
 }
 
-fn running_time(pad: &gst::Pad, pts: Option<gst::ClockTime>) -> Option<gst::ClockTime> {
+/// The running time of a timestamp at a pad, if it lies in the segment there.
+pub fn running_time(pad: &gst::Pad, pts: Option<gst::ClockTime>) -> Option<gst::ClockTime> {
     let segment = pad.sticky_event::<gst::event::Segment>(0)?;
     segment.segment().downcast_ref::<gst::ClockTime>()?.to_running_time(pts)
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::formats::Container;
+use crate::target::Target;
 use crate::{input, output};
 
 /// One file to read and one to write.
@@ -54,7 +54,7 @@ impl Tasks {
     fn inside(dir: &Path, inputs: &[PathBuf]) -> Self {
         let task = |input: &PathBuf| {
             let name = Path::new(input.file_name().unwrap_or_default());
-            let name = if Container::of(name).is_ok() { name.to_owned() } else { name.with_extension("mkv") };
+            let name = if Target::of(name).is_ok() { name.to_owned() } else { name.with_extension("mkv") };
             Task { input: input.clone(), output: dir.join(name) }
         };
         Self { tasks: inputs.iter().map(task).collect(), dir: Some(dir.to_owned()) }

@@ -101,7 +101,7 @@ fn sound_that_does_not_fit_is_encoded_anew_and_said_to_be() {
     let output = upscale(&["in.mkv", "out.mp4", "--startup", "low-latency"], &dir);
     assert_success(&output);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("audio track 1 (audio/x-flac)") && said.contains("AAC"), "{said}");
+    assert!(said.contains("audio track 1 (Free Lossless Audio Codec (FLAC))") && said.contains("as AAC"), "{said}");
     let (_, audio) = streams(&dir, "out.mp4");
     assert_eq!(audio[0].caps.as_ref().unwrap().name(), "audio/mpeg");
 

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The streams of the input: which one is the film, which ones go along, which ones are left out.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result};
+use gst::glib;
+use gst::prelude::*;
+use gstreamer as gst;
+
+use crate::audio::Tracks;
+use crate::length::Length;
+use crate::subtitles;
+use crate::tally::Tally;
+use crate::words::{Kind, describe};
+
+/// Where the streams of an input go.
+pub struct Outlets {
+    /// A queue for each stream.
+    pub queues: gst::Element,
+    /// The sink of the video decoder.
+    pub video: gst::Pad,
+    /// The tracks beside the video; none if pictures are written.
+    pub tracks: Option<Tracks>,
+    /// What is told about it.
+    pub tally: Arc<Tally>,
+    /// How long the input is, and how long it says it is.
+    pub length: Arc<Length>,
+}
+
+/// Connects the streams that come out of `parser`, once all of them are there: it adds their pads before any buffer flows, and
+/// does not tell when it has added the last one.
+pub fn connect(parser: &gst::Element, outlets: Outlets) {
+    let waiting: Arc<Mutex<Vec<gst::Pad>>> = Arc::default();
+    let outlets = Arc::new(outlets);
+    let continues = outlets.clone();
+    // Whether to look for a parser; that of styled subtitles would leave the text alone.
+    parser.connect_closure(
+        "autoplug-continue",
+        false,
+        glib::closure!(move |_: gst::Element, _: gst::Pad, caps: gst::Caps| !continues.takes_subtitles(&caps)),
+    );
+    parser.connect_pad_added(move |parser, pad| {
+        lock(&waiting).push(pad.clone());
+        let (waiting, outlets, parser) = (waiting.clone(), outlets.clone(), parser.downgrade());
+        pad.add_probe(gst::PadProbeType::BLOCK_DOWNSTREAM, move |_, _| {
+            // The first stream that flows connects all.
+            let mut waiting = lock(&waiting);
+            let pads = std::mem::take(&mut *waiting);
+            if !pads.is_empty()
+                && let Err(error) = outlets.connect(pads)
+                && let Some(parser) = parser.upgrade()
+            {
+                gst::element_error!(parser, gst::StreamError::Failed, ("{error:#}"));
+            }
+            gst::PadProbeReturn::Remove
+        });
+    });
+}
+
+fn lock(pads: &Mutex<Vec<gst::Pad>>) -> MutexGuard<'_, Vec<gst::Pad>> {
+    pads.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Outlets {
+    fn connect(&self, pads: Vec<gst::Pad>) -> Result<()> {
+        let streams: Vec<(gst::Pad, gst::Caps)> = pads
+            .into_iter()
+            .map(|pad| {
+                let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+                (pad, caps)
+            })
+            .collect();
+        if self.video.is_linked() {
+            // The input has begun a new set of streams, and the old ones have ended.
+            self.length.goes_on();
+            return Ok(());
+        }
+        let film = film(&streams).context("the input has no video stream")?;
+        for (number, (pad, caps)) in streams.iter().enumerate() {
+            self.length.watch(pad);
+            if number == film {
+                self.through_queue(pad)?
+                    .link(&self.video)
+                    .with_context(|| format!("{} cannot be decoded", describe(caps)))?;
+            } else {
+                self.beside(pad, caps)?;
+            }
+        }
+        if let Some(tracks) = &self.tracks {
+            tracks.gate.all_expected();
+        }
+        Ok(())
+    }
+
+    /// Connects a stream that goes beside the film, or says that it is left out.
+    fn beside(&self, pad: &gst::Pad, caps: &gst::Caps) -> Result<()> {
+        let left_out = |reason: &str| self.tally.note(format!("{} left out: {reason}", describe(caps)));
+        let Some(tracks) = &self.tracks else {
+            left_out("pictures have no place for it");
+            return Ok(());
+        };
+        match Kind::of(caps) {
+            Kind::Sound => tracks.add_sound(&self.through_queue(pad)?),
+            Kind::Subtitles => subtitles::connect(tracks, &self.through_queue(pad)?, describe(caps)),
+            Kind::Video => left_out("one video stream is upscaled"),
+            Kind::Pictures => left_out("one video stream is upscaled, and this looks like a cover"),
+            Kind::Data => left_out("nothing is known about it"),
+        }
+        Ok(())
+    }
+
+    /// Whether a stream is subtitles that the output takes as they are.
+    fn takes_subtitles(&self, caps: &gst::Caps) -> bool {
+        let muxer = self.tracks.as_ref().map(|tracks| &tracks.muxer);
+        Kind::of(caps) == Kind::Subtitles && muxer.is_some_and(|muxer| subtitles::takes(muxer, caps))
+    }
+
+    /// Leads a stream through a queue of its own and returns the end of it.
+    fn through_queue(&self, pad: &gst::Pad) -> Result<gst::Pad> {
+        let sink = self.queues.request_pad_simple("sink_%u").context("multiqueue gives no pad")?;
+        let name = sink.name().replace("sink", "src");
+        let src = self.queues.static_pad(&name).context("multiqueue lacks the other pad")?;
+        pad.link(&sink)?;
+        Ok(src)
+    }
+}
+
+/// The stream that is upscaled: the first video that can be decoded, or else the first video, or else pictures, which beside
+/// a video are its cover.
+fn film(streams: &[(gst::Pad, gst::Caps)]) -> Option<usize> {
+    let of = |kind, decodable: bool| {
+        streams.iter().position(|(_, caps)| Kind::of(caps) == kind && (!decodable || can_be_decoded(caps)))
+    };
+    of(Kind::Video, true).or_else(|| of(Kind::Pictures, true)).or_else(|| of(Kind::Video, false))
+}
+
+/// Whether GStreamer has a decoder for a stream, or the stream needs none.
+pub fn can_be_decoded(caps: &gst::Caps) -> bool {
+    let raw = caps.structure(0).is_some_and(|structure| structure.name().ends_with("/x-raw"));
+    let decoders = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::DECODER, gst::Rank::MARGINAL);
+    raw || decoders.iter().any(|factory| factory.can_sink_any_caps(caps))
+}

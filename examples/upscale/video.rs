@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What happens to the decoded video: made fit for the upscaler, upscaled, and encoded.
+//!
+//! ```text
+//! queue ! videoconvert [! deinterlace] ! videoflip ! videoconvertscale ! first format ! timeline
+//!     ! flashvsr ! even size ! queue ! videoconvert ! encoder's format ! encoder ! …
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use gst::prelude::*;
+use gstflashvsr::upscaler::{Geometry, Size};
+use gstreamer as gst;
+use gstreamer_video as gst_video;
+
+use crate::color;
+use crate::durations::Durations;
+use crate::element_options::nick;
+use crate::first_format;
+use crate::formats::{make, timescale};
+use crate::side_by_side::SideBySide;
+use crate::tally::{Point, Tally};
+use crate::target::{Encoding, Wish};
+use crate::timeline::Timeline;
+
+/// What the user wants of the video.
+#[derive(Debug, Clone, Copy)]
+pub struct Wishes {
+    /// How it is encoded.
+    pub encoding: Wish,
+    /// Whether the bicubic picture stands beside ours.
+    pub compare: bool,
+    /// Whether interlaced video is made progressive.
+    pub deinterlace: bool,
+}
+
+/// Builds everything between the decoded video and `sink`, the pad of a muxer or of an element that writes pictures. Returns
+/// the pad to feed.
+pub fn branch(
+    pipeline: &gst::Pipeline,
+    wishes: Wishes,
+    upscaler: &gst::Element,
+    sink: &gst::Pad,
+    tally: &Arc<Tally>,
+) -> Result<gst::Pad> {
+    let mut front = vec![small_queue()?, make("videoconvert")?];
+    if wishes.deinterlace {
+        let deinterlace = make("deinterlace")?;
+        deinterlace.set_property_from_str("fields", "top");
+        front.extend([deinterlace, make("videoconvert")?]);
+    }
+    // Players of upscaled files know no rotation tags of Matroska: turn the picture while it is small.
+    let flip = make("videoflip")?;
+    flip.set_property_from_str("video-direction", "auto");
+    let resize = make("videoconvertscale")?;
+    let first = make("capsfilter")?;
+    let timeline = Timeline::new(tally.clone());
+    front.extend([flip, resize.clone(), first.clone(), timeline.clone().upcast()]);
+
+    let size = make("capsfilter")?;
+    let ours = [upscaler.clone(), size.clone()];
+    let format = make("capsfilter")?;
+    let back = [small_queue()?, make("videoconvert")?, format.clone()];
+    pipeline.add_many(front.iter().chain(&ours).chain(&back))?;
+    gst::Element::link_many(&front)?;
+    gst::Element::link_many(&ours)?;
+    gst::Element::link_many(&back)?;
+    if wishes.compare {
+        compare(pipeline, timeline.upcast_ref(), &ours, &back[0])?;
+    } else {
+        gst::Element::link_many([timeline.upcast_ref(), upscaler])?;
+        gst::Element::link_many([&size, &back[0]])?;
+    }
+
+    tally.end_video_at(&pad(timeline.upcast_ref(), "sink")?);
+    tally.count(&pad(upscaler, "sink")?, Point::In);
+    tally.count(&pad(upscaler, "src")?, Point::Upscaled);
+    tally.count(sink, Point::Out);
+
+    let raw = pad(&front[0], "sink")?;
+    // Decoders may find out at any frame.
+    on_caps(&raw, move |info| color::refuse_interlaced(info, wishes.deinterlace));
+    encode_like(&raw, pipeline, wishes, format, sink, tally);
+    first_format::keep(&pad(&resize, "sink")?, first, tally);
+    if wishes.encoding.picture.is_none() {
+        let crops = nick(upscaler, "size-policy") == "crop";
+        even_out(upscaler, size, crops, sink)?;
+    }
+    Ok(raw)
+}
+
+/// Adds the encoder between `format` and `sink` as soon as `raw` tells what there is to encode.
+fn encode_like(
+    raw: &gst::Pad,
+    pipeline: &gst::Pipeline,
+    wishes: Wishes,
+    format: gst::Element,
+    sink: &gst::Pad,
+    tally: &Arc<Tally>,
+) {
+    let (pipeline, sink, tally) = (pipeline.downgrade(), sink.clone(), tally.clone());
+    on_first_caps(raw, move |info| {
+        let pipeline = pipeline.upgrade().context("the pipeline has gone")?;
+        let encoding = wishes.encoding.decide(info, wishes.compare);
+        for note in color::notes(info, &encoding, wishes) {
+            tally.note(note);
+        }
+        format.set_property("caps", &encoding.raw);
+        add_encoder(&pipeline, &format, &encoding, &sink)
+    });
+}
+
+fn add_encoder(pipeline: &gst::Pipeline, format: &gst::Element, encoding: &Encoding, sink: &gst::Pad) -> Result<()> {
+    let elements = encoding.encoder.elements()?;
+    pipeline.add_many(&elements)?;
+    gst::Element::link_many(std::iter::once(format).chain(&elements))?;
+    let (first, last) = elements.first().zip(elements.last()).context("an encoder of no elements")?;
+    let durations = Durations::default();
+    durations.learn_at(&pad(first, "sink")?);
+    durations.restore_at(sink);
+    pad(last, "src")?.link(sink)?;
+    for element in elements.iter().rev() {
+        element.sync_state_with_parent()?;
+    }
+    Ok(())
+}
+
+/// Has the upscaler make even sizes, which encoders of 4:2:0 video need, and the muxer count in fine ticks.
+fn even_out(upscaler: &gst::Element, size: gst::Element, crops: bool, muxed: &gst::Pad) -> Result<()> {
+    let scale = upscaler.property::<f64>("scale");
+    let muxed = muxed.clone();
+    on_first_caps(&pad(upscaler, "sink")?, move |info| {
+        if !crops {
+            let input = Size::new(info.width() as usize, info.height() as usize);
+            let even = even_size(Geometry::scaled_size(input, scale), input);
+            let caps = gst_video::VideoCapsBuilder::new().width(even.width as i32).height(even.height as i32);
+            size.set_property("caps", caps.build());
+        }
+        count_finely(&muxed, info.fps());
+        Ok(())
+    });
+    Ok(())
+}
+
+/// The even size next to `wanted` that is not smaller than the input.
+fn even_size(wanted: Size, input: Size) -> Size {
+    let even = |wanted: usize, input: usize| if wanted & !1 >= input { wanted & !1 } else { wanted + 1 };
+    Size::new(even(wanted.width, input.width), even(wanted.height, input.height))
+}
+
+/// Sets the unit in which a container counts time.
+fn count_finely(muxed: &gst::Pad, framerate: gst::Fraction) {
+    if muxed.has_property("trak-timescale") {
+        muxed.set_property("trak-timescale", timescale(Some(framerate)));
+    }
+    // Milliseconds, which everybody expects in Matroska, are too coarse for fast cameras.
+    let fast = framerate.numer() > 250 * framerate.denom();
+    if let Some(muxer) = muxed.parent_element().filter(|muxer| fast && muxer.has_property("timecodescale")) {
+        muxer.set_property("timecodescale", 100_000i64);
+    }
+}
+
+/// Splits the stream in front of the upscaler and joins it behind, side by side.
+fn compare(
+    pipeline: &gst::Pipeline,
+    front: &gst::Element,
+    ours: &[gst::Element; 2],
+    back: &gst::Element,
+) -> Result<()> {
+    let tee = make("tee")?;
+    let waiting = make("queue")?;
+    // The small frames wait here for as long as the upscaler holds theirs.
+    for limit in ["max-size-buffers", "max-size-bytes"] {
+        waiting.set_property(limit, 0u32);
+    }
+    waiting.set_property("max-size-time", 0u64);
+    let join = SideBySide::new(ours[0].property("scale"));
+    let queue = small_queue()?;
+    let (left, right) = (make("videoconvert")?, make("videoconvert")?);
+    pipeline.add_many([&tee, &waiting, &queue, &left, &right, join.upcast_ref()])?;
+    gst::Element::link_many([front, &tee, &queue, &ours[0]])?;
+    gst::Element::link_many([&tee, &waiting, &left])?;
+    ours[1].link(&right)?;
+    left.link_pads(Some("src"), &join, Some("left"))?;
+    right.link_pads(Some("src"), &join, Some("right"))?;
+    join.link(back)?;
+    Ok(())
+}
+
+/// A queue of two frames: a thread of its own for what follows, and no more memory than that.
+fn small_queue() -> Result<gst::Element> {
+    let queue = make("queue")?;
+    queue.set_property("max-size-buffers", 2u32);
+    queue.set_property("max-size-bytes", 0u32);
+    queue.set_property("max-size-time", 0u64);
+    Ok(queue)
+}
+
+fn pad(element: &gst::Element, name: &str) -> Result<gst::Pad> {
+    element.static_pad(name).with_context(|| format!("{} has no pad \"{name}\"", element.name()))
+}
+
+/// Calls `act` with the first format of a pad, before any element behind it learns of it. A failure ends the job.
+fn on_first_caps(pad: &gst::Pad, act: impl Fn(&gst_video::VideoInfo) -> Result<()> + Send + Sync + 'static) {
+    let done = AtomicBool::new(false);
+    on_caps(pad, move |info| if done.swap(true, Ordering::AcqRel) { Ok(()) } else { act(info) });
+}
+
+/// The same with every format.
+fn on_caps(pad: &gst::Pad, act: impl Fn(&gst_video::VideoInfo) -> Result<()> + Send + Sync + 'static) {
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+        if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view())
+            && let Ok(info) = gst_video::VideoInfo::from_caps(caps.caps())
+            && let Err(error) = act(&info)
+        {
+            if let Some(element) = pad.parent_element() {
+                gst::element_error!(element, gst::StreamError::Failed, ("{error:#}"));
+            }
+            return gst::PadProbeReturn::Drop;
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
