@@ -15,18 +15,18 @@ template <class T> struct Rows {
     const T* first;
     u32 count, dim;
 
-    METHOD const T* piece(u32 row, u32 p) const { return first + u64(row) * dim + p * PER_16_BYTES<T>; }
+    METHOD const T* vec16(u32 row, u32 p) const { return first + u64(row) * dim + p * PER_16_BYTES<T>; }
     METHOD u32 below(u32 rows) const { return rows * dim; }
 };
 
-// The same of queries, keys and values as heads.cuh describes them, from a row on that is a multiple of 8.
+// The same of queries, keys and values as qkv_layout.cuh describes them, from a row on that is a multiple of 8.
 template <class T> struct WindowRows {
     const T* first;
     u32 count;
-    Heads<T> heads;
+    TiledQkv<T> layout;
 
-    METHOD const T* piece(u32 row, u32 p) const { return first + heads.piece(row, p); }
-    METHOD u32 below(u32 rows) const { return heads.below(rows); }
+    METHOD const T* vec16(u32 row, u32 p) const { return first + layout.vec16(row, p); }
+    METHOD u32 below(u32 rows) const { return layout.below(rows); }
 };
 
 // The work on tiles, for 16-bit types: a warp takes 32 queries, as two tiles of 16 of the tensor cores, so that each
@@ -35,15 +35,15 @@ template <class T> struct WindowRows {
 // (flash_fwd_launch_template.h, heads of 128).
 template <class T> struct Tile {
     static constexpr u32 QUERIES = 128, KEYS = 32;
-    static constexpr u32 PIECES = HEAD / 8;
+    static constexpr u32 VECS = HEAD / 8;
 
-    // Row r has its 16-byte piece p at p ^ r % 8: eight rows of a fragment lie in different banks.
+    // Row r has its 16-byte vector p at p ^ r % 8: eight rows of a fragment lie in different banks.
     struct Shared {
         T q[QUERIES * HEAD], k[KEYS * HEAD], v[KEYS * HEAD];
     };
 
     Shared& shared;
-    float out[2][PIECES][4] = {};
+    float out[2][VECS][4] = {};
     float score[2][KEYS / 8][4];
     u32 p[2][KEYS / 16][4];
     float row_max[2][2], row_sum[2][2] = {};
@@ -53,9 +53,9 @@ template <class T> struct Tile {
             for (float& m : half) m = -infinity();
     }
 
-    static METHOD T* piece(T* tile, u32 row, u32 piece) { return tile + row * HEAD + (piece ^ row % 8) * 8; }
+    static METHOD T* vec16(T* tile, u32 row, u32 vec) { return tile + row * HEAD + (vec ^ row % 8) * 8; }
 
-    // What this lane gives of the 16 rows from `row` on and the pieces p and p + 1, p even, for a fragment of 16x16.
+    // What this lane gives of the 16 rows from `row` on and the vectors p and p + 1, p even, for a fragment of 16x16.
     // Written so that all but four addresses are constants apart.
     static METHOD const T* fragment(const T* tile, u32 row, u32 p) {
         const u32 l = lane();
@@ -63,13 +63,13 @@ template <class T> struct Tile {
     }
 
     template <class From> static METHOD void copy(T* tile, u32 rows, const From& from) {
-        const u32 first = thread() / PIECES, column = thread() % PIECES;
-        constexpr u32 STEP = THREADS / PIECES;
-        const T* x = from.piece(first, column);
+        const u32 first = thread() / VECS, column = thread() % VECS;
+        constexpr u32 STEP = THREADS / VECS;
+        const T* x = from.vec16(first, column);
 #pragma unroll 2
         for (u32 row = 0; row < rows; row += STEP, x += from.below(STEP)) {
             const bool valid = first + row < from.count;
-            copy_async(piece(tile, first + row, column), valid ? x : from.first, valid);
+            copy_async(vec16(tile, first + row, column), valid ? x : from.first, valid);
         }
     }
     template <class From> METHOD void copy_queries(const From& from) { copy(shared.q, QUERIES, from); }
@@ -82,7 +82,7 @@ template <class T> struct Tile {
             for (auto& tile : half)
                 for (float& s : tile) s = 0;
 #pragma unroll 4
-        for (u32 p = 0; p < PIECES; p += 2) {
+        for (u32 p = 0; p < VECS; p += 2) {
             u32 q[2][4];
 #pragma unroll
             for (u32 m = 0; m < 2; ++m) load_matrix(q[m], fragment(shared.q, warp() * 32 + m * 16, p));
@@ -142,7 +142,7 @@ template <class T> struct Tile {
         if (ballot(changed) == 0) return;
 #pragma unroll
         for (u32 m = 0; m < 2; ++m)
-            for (u32 c = 0; c < PIECES; ++c)
+            for (u32 c = 0; c < VECS; ++c)
                 for (u32 i = 0; i < 4; ++i) out[m][c][i] *= rescale[m][i / 2];
     }
 
@@ -150,7 +150,7 @@ template <class T> struct Tile {
 #pragma unroll
         for (u32 n = 0; n < KEYS / 16; ++n) {
 #pragma unroll
-            for (u32 c = 0; c < PIECES; c += 2) {
+            for (u32 c = 0; c < VECS; c += 2) {
                 u32 v[4];
                 load_matrix_transposed(v, fragment(shared.v, n * 16, c));
 #pragma unroll
@@ -162,7 +162,7 @@ template <class T> struct Tile {
         }
     }
 
-    // Results go through the place of the warp's own queries, so that whole pieces are written.
+    // Results go through the place of the warp's own queries, so that whole vectors are written.
     METHOD void write(T* to, u32 rows, u32 dim) {
         const u32 l = lane(), first = warp() * 32;
 #pragma unroll
@@ -171,16 +171,16 @@ template <class T> struct Tile {
                 const float factor = 1.0f / allreduce_sum(row_sum[m][r], 4);
                 const u32 row = first + m * 16 + r * 8 + l / 4;
 #pragma unroll
-                for (u32 c = 0; c < PIECES; ++c)
-                    *reinterpret_cast<u32*>(piece(shared.q, row, c) + l % 4 * 2) =
+                for (u32 c = 0; c < VECS; ++c)
+                    *reinterpret_cast<u32*>(vec16(shared.q, row, c) + l % 4 * 2) =
                         pack<T>(out[m][c][2 * r] * factor, out[m][c][2 * r + 1] * factor);
             }
         warp_barrier();
 #pragma unroll
-        for (u32 row = l / PIECES; row < 32; row += WARP / PIECES)
+        for (u32 row = l / VECS; row < 32; row += WARP / VECS)
             if (first + row < rows)
-                *reinterpret_cast<Vector<T, 8>*>(to + u64(first + row) * dim + l % PIECES * 8) =
-                    *reinterpret_cast<Vector<T, 8>*>(piece(shared.q, first + row, l % PIECES));
+                *reinterpret_cast<Vector<T, 8>*>(to + u64(first + row) * dim + l % VECS * 8) =
+                    *reinterpret_cast<Vector<T, 8>*>(vec16(shared.q, first + row, l % VECS));
     }
 };
 
@@ -213,7 +213,7 @@ template <> struct Tile<float> {
         const u32 p = thread() % 32;
         for (u32 row = thread() / 32; row < rows; row += THREADS / 32) {
             const bool valid = row < from.count;
-            copy_async(tile + row * PITCH + p * 4, valid ? from.piece(row, p) : from.first, valid);
+            copy_async(tile + row * PITCH + p * 4, valid ? from.vec16(row, p) : from.first, valid);
         }
     }
     template <class From> METHOD void copy_queries(const From& from) { copy(shared.q, QUERIES, from); }
@@ -339,9 +339,9 @@ template <class T> struct ListedKeys {
 
     METHOD u32 window(u32 tile) const { return list[tile / PER_WINDOW]; }
     METHOD WindowRows<T> rows(const void* const (&groups)[MAX_GROUPS], u32 tile, u32 window) const {
-        const Heads<T> heads{args.dim};
-        const u32 first = heads.below(tile % PER_WINDOW * Tile<T>::KEYS);
-        return {args.tile<T>(groups, window, head) + first, Tile<T>::KEYS, heads};
+        const TiledQkv<T> layout{args.dim};
+        const u32 first = layout.below(tile % PER_WINDOW * Tile<T>::KEYS);
+        return {args.tile<T>(groups, window, head) + first, Tile<T>::KEYS, layout};
     }
     METHOD WindowRows<T> k(u32 tile, u32 window) const { return rows(args.k, tile, window); }
     METHOD WindowRows<T> v(u32 tile, u32 window) const { return rows(args.v, tile, window); }
@@ -353,12 +353,12 @@ template <class T> DEVICE void sparse_attention(const SparseArgs& args) {
     constexpr u32 PER_WINDOW = WINDOW / QUERIES;
     const u32 head = block_y(), query_window = args.order[head * args.query_windows + block_x() / PER_WINDOW];
     const u32 first = block_x() % PER_WINDOW * QUERIES;
-    const Heads<T> heads{args.dim};
-    const T* q = static_cast<const T*>(args.q) + heads.tile(query_window, head) + heads.below(first);
+    const TiledQkv<T> layout{args.dim};
+    const T* q = static_cast<const T*>(args.q) + layout.tile(query_window, head) + layout.below(first);
     T* out = static_cast<T*>(args.out) + (u64(query_window) * WINDOW + first) * args.dim + head * HEAD;
     const u64 row = u64(head) * args.query_windows + query_window;
     const ListedKeys<T> keys{args, args.lists + row * args.pitch, head};
-    compute_attention<T>(WindowRows<T>{q, QUERIES, heads}, out, args.dim, args.counts[row] * keys.PER_WINDOW, keys);
+    compute_attention<T>(WindowRows<T>{q, QUERIES, layout}, out, args.dim, args.counts[row] * keys.PER_WINDOW, keys);
 }
 
 struct CrossArgs {

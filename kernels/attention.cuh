@@ -3,7 +3,7 @@
 // What the kernels of attention have in common.
 #pragma once
 
-#include "heads.cuh"
+#include "qkv_layout.cuh"
 
 // log2(e) / sqrt(HEAD): the hardware's exponential is that of base 2.
 constexpr float SOFTMAX_SCALE_LOG2 = 1.44269504f * 0.08838834764f;
@@ -22,9 +22,9 @@ DEVICE float allreduce_sum(float x, u32 lanes) {
 
 // The result of queries that have no keys.
 template <class T> DEVICE void write_zeros(T* out, u32 rows, u32 dim, u32 threads) {
-    constexpr u32 N = PER_16_BYTES<T>, PIECES = HEAD / N;
-    for (u32 i = thread(); i < rows * PIECES; i += threads)
-        *reinterpret_cast<Vector<T, N>*>(out + u64(i / PIECES) * dim + i % PIECES * N) = {};
+    constexpr u32 N = PER_16_BYTES<T>, VECS = HEAD / N;
+    for (u32 i = thread(); i < rows * VECS; i += threads)
+        *reinterpret_cast<Vector<T, N>*>(out + u64(i / VECS) * dim + i % VECS * N) = {};
 }
 
 struct SparseArgs {
@@ -42,7 +42,7 @@ struct SparseArgs {
 
     // Where a head begins in a key window of the lists.
     template <class T> METHOD const T* tile(const void* const (&groups)[MAX_GROUPS], u32 window, u32 head) const {
-        const Heads<T> heads{dim};
-        return static_cast<const T*>(groups[window / group_windows]) + heads.tile(window % group_windows, head);
+        const TiledQkv<T> layout{dim};
+        return static_cast<const T*>(groups[window / group_windows]) + layout.tile(window % group_windows, head);
     }
 };

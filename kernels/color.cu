@@ -2,7 +2,7 @@
 //
 // Colour correction of the output by the input.
 
-#include "pieces.cuh"
+#include "vector_io.cuh"
 
 namespace {
 

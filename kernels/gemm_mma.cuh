@@ -4,7 +4,7 @@
 // channels to whole k tiles, so that it is read without a check.
 //
 // Tiles pass through shared memory in a ring of stages of which each holds a k tile of 64 bytes. The four 16-byte
-// pieces of a row are swizzled by bits 1 and 2 of its number: eight rows that lie one above the other then fill all
+// vectors of a row are swizzled by bits 1 and 2 of its number: eight rows that lie one above the other then fill all
 // banks once, when they are written and when ldmatrix reads them. bf16 and f16 go through the tensor cores, f32 through
 // plain FMA.
 #pragma once
@@ -17,8 +17,8 @@ constexpr u32 THREADS = 256;
 constexpr u32 WARPS = THREADS / WARP;
 // On a multiprocessor: while one waits at its barrier, the other multiplies.
 template <class T> constexpr u32 BLOCKS = sizeof(T) == 2 ? 2 : 1;
-constexpr u32 PIECES = 4;
-template <class T> constexpr u32 BLOCK_K = PIECES * PER_16_BYTES<T>;
+constexpr u32 VECS = 4;
+template <class T> constexpr u32 BLOCK_K = VECS * PER_16_BYTES<T>;
 
 // A tile of M x N: STAGES_ stages, warps in WARPS_M rows of 8 / WARPS_M.
 template <u32 M_, u32 N_, u32 STAGES_, u32 WARPS_M> struct Tile {
@@ -48,14 +48,14 @@ template <class T> using T128x128Shared = Shared<T, T128x128>;
 template <class T> using T128x64Shared = Shared<T, T128x64>;
 template <class T> using T256x16Shared = Shared<T, T256x16>;
 
-// Where a piece of a row lies in a stage.
-template <class T> DEVICE u32 swizzle(u32 row, u32 piece) {
-    return row * BLOCK_K<T> + (piece ^ (row / 2 % PIECES)) * PER_16_BYTES<T>;
+// Where a 16-byte vector of a row lies in a stage.
+template <class T> DEVICE u32 swizzle(u32 row, u32 vec) {
+    return row * BLOCK_K<T> + (vec ^ (row / 2 % VECS)) * PER_16_BYTES<T>;
 }
 
-// Fills the stages. Each thread loads the same piece of several rows.
+// Fills the stages. Each thread loads the same vector of several rows.
 template <class T, class Tile, class A> struct Loader {
-    static constexpr u32 STRIDE = THREADS / PIECES, ROWS = Tile::M / STRIDE, B_COPIES = divide_up(Tile::N, STRIDE);
+    static constexpr u32 STRIDE = THREADS / VECS, ROWS = Tile::M / STRIDE, B_COPIES = divide_up(Tile::N, STRIDE);
 
     A a;
     typename A::Row rows[ROWS];
@@ -73,13 +73,13 @@ template <class T, class Tile, class A> DEVICE void find_sources(Loader<T, Tile,
 // Starts at a row and a column.
 template <class T, class Tile, class A>
 DEVICE void start(Loader<T, Tile, A>& own, const Gemm& gemm, u32 row, u32 column) {
-    const u32 first = thread() / PIECES, piece = thread() % PIECES;
+    const u32 first = thread() / VECS, vec = thread() % VECS;
     own.depth = gemm.depth;
     own.inputs = gemm.inputs;
     own.taps = gemm.taps;
     own.tap = own.channel = 0;
     const T* b = static_cast<const T*>(gemm.b) + u64(column + first) * gemm.depth;
-    own.b = b + piece * PER_16_BYTES<T>;
+    own.b = b + vec * PER_16_BYTES<T>;
 #pragma unroll
     for (u32 i = 0; i < own.ROWS; ++i) own.rows[i] = own.a.row(row + first + i * own.STRIDE);
     find_sources(own);
@@ -89,10 +89,10 @@ DEVICE void start(Loader<T, Tile, A>& own, const Gemm& gemm, u32 row, u32 column
 template <bool ALIGNED, class T, class Tile, class A>
 DEVICE void load(Loader<T, Tile, A>& own, T* a, T* b) {
     constexpr u32 N = PER_16_BYTES<T>;
-    const u32 row = thread() / PIECES, piece = thread() % PIECES, channel = own.channel + piece * N;
+    const u32 row = thread() / VECS, vec = thread() % VECS, channel = own.channel + vec * N;
 #pragma unroll
     for (u32 i = 0; i < own.ROWS; ++i) {
-        T* to = a + swizzle<T>(row + i * own.STRIDE, piece);
+        T* to = a + swizzle<T>(row + i * own.STRIDE, vec);
         const T* from = own.sources[i] + channel;
         if (ALIGNED) {
             const bool inside = own.sources[i] && channel < own.inputs;
@@ -108,7 +108,7 @@ DEVICE void load(Loader<T, Tile, A>& own, T* a, T* b) {
 #pragma unroll
     for (u32 i = 0; i < own.B_COPIES; ++i)
         if (Tile::N % own.STRIDE == 0 || row < Tile::N)
-            copy_async(b + swizzle<T>(row + i * own.STRIDE, piece), own.b + u64(i * own.STRIDE) * own.depth);
+            copy_async(b + swizzle<T>(row + i * own.STRIDE, vec), own.b + u64(i * own.STRIDE) * own.depth);
     own.b += BLOCK_K<T>;
     own.channel += BLOCK_K<T>;
     if (own.channel < own.inputs) return;
@@ -143,15 +143,15 @@ template <class Tile> DEVICE void mma(Accumulators<float, Tile>& acc, const floa
     constexpr u32 M = Accumulators<float, Tile>::M, N = Accumulators<float, Tile>::N;
     const u32 row = thread() / Tile::THREADS_N, column = thread() % Tile::THREADS_N;
 #pragma unroll 2
-    for (u32 piece = 0; piece < PIECES; ++piece) {
+    for (u32 vec = 0; vec < VECS; ++vec) {
         Vector<float, 4> a[M];
 #pragma unroll
         for (u32 m = 0; m < M; ++m)
-            a[m] = *reinterpret_cast<const Vector<float, 4>*>(a_tile + swizzle<float>(row + m * Tile::THREADS_M, piece));
+            a[m] = *reinterpret_cast<const Vector<float, 4>*>(a_tile + swizzle<float>(row + m * Tile::THREADS_M, vec));
 #pragma unroll
         for (u32 n = 0; n < N; ++n) {
             const auto b =
-                *reinterpret_cast<const Vector<float, 4>*>(b_tile + swizzle<float>(column + n * Tile::THREADS_N, piece));
+                *reinterpret_cast<const Vector<float, 4>*>(b_tile + swizzle<float>(column + n * Tile::THREADS_N, vec));
 #pragma unroll
             for (u32 m = 0; m < M; ++m)
 #pragma unroll
@@ -162,19 +162,19 @@ template <class Tile> DEVICE void mma(Accumulators<float, Tile>& acc, const floa
 
 template <class T, class Tile> DEVICE void mma(Accumulators<T, Tile>& acc, const T* a_tile, const T* b_tile) {
     constexpr u32 M = Accumulators<T, Tile>::M, N = Accumulators<T, Tile>::N;
-    // Lanes 0..16 name the rows of a fragment at one piece, the others at the next (PTX manual, ldmatrix and m16n8k16).
+    // Lanes 0..16 name the rows of a fragment at one vector, the others at the next (PTX manual, ldmatrix and m16n8k16).
     const u32 row = warp() / Tile::WARPS_N * Tile::WARP_M + lane() % 16, next = lane() / 16;
-    // Two fragments of columns at once: lanes 0..8, 8..16 name the pieces of one, the others those of the other.
+    // Two fragments of columns at once: lanes 0..8, 8..16 name the vectors of one, the others those of the other.
     const u32 column = warp() % Tile::WARPS_N * Tile::WARP_N + lane() / 16 * 8 + lane() % 8, half = lane() / 8 % 2;
 #pragma unroll
-    for (u32 piece = 0; piece < PIECES; piece += 2) {
+    for (u32 vec = 0; vec < VECS; vec += 2) {
         u32 a[M][4];
 #pragma unroll
-        for (u32 m = 0; m < M; ++m) load_matrix(a[m], a_tile + swizzle<T>(row + 16 * m, piece + next));
+        for (u32 m = 0; m < M; ++m) load_matrix(a[m], a_tile + swizzle<T>(row + 16 * m, vec + next));
 #pragma unroll
         for (u32 n = 0; n < N; n += 2) {
             u32 b[4];
-            load_matrix(b, b_tile + swizzle<T>(column + 8 * n, piece + half));
+            load_matrix(b, b_tile + swizzle<T>(column + 8 * n, vec + half));
 #pragma unroll
             for (u32 m = 0; m < M; ++m) {
                 mma_m16n8k16<T>(acc.values[m][n], a[m], b[0], b[1]);

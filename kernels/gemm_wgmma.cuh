@@ -18,8 +18,8 @@ namespace {
 constexpr u32 CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
 constexpr u32 PRODUCER_REGISTERS = 104, CONSUMER_REGISTERS = 200;
 
-// Values of k in a stage; the 16-byte pieces of a row.
-constexpr u32 BLOCK_K = TILE_COLUMNS, PIECES = 8;
+// Values of k in a stage; the 16-byte vectors of a row.
+constexpr u32 BLOCK_K = TILE_COLUMNS, VECS = 8;
 
 // Tiles of M x N. A stage's bytes are 128 (M + N): four of them take 192 KiB of the 227 KiB of a block.
 template <u32 M_, u32 N_> struct Tile {
@@ -75,8 +75,8 @@ DEVICE void commit(Barrier& full) {
 // same threads one row of every 16.
 template <class T, class Tile, class Problem>
 DEVICE void load(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32 blocks) {
-    constexpr u32 STRIDE = WARPGROUP / PIECES, ROWS = Tile::M / STRIDE;
-    const u32 first = thread() / PIECES, piece = thread() % PIECES;
+    constexpr u32 STRIDE = WARPGROUP / VECS, ROWS = Tile::M / STRIDE;
+    const u32 first = thread() / VECS, vec = thread() % VECS;
     PipelineState<Tile::STAGES> state;
     // Of the stage before, whose copies are under way.
     Barrier* filling = nullptr;
@@ -96,7 +96,7 @@ DEVICE void load(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32
 #pragma unroll
             for (u32 i = 0; i < ROWS; ++i) sources[i] = a.channels(rows[i]);
 #pragma unroll 1
-            for (u32 channel = 8 * piece; channel < gemm.inputs + 8 * piece; channel += BLOCK_K) {
+            for (u32 channel = 8 * vec; channel < gemm.inputs + 8 * vec; channel += BLOCK_K) {
                 auto& stage = shared.stages[state.index];
                 Barrier& full = shared.full[state.index];
                 barrier_wait(shared.empty[state.index], state.phase ^ 1);
@@ -107,7 +107,7 @@ DEVICE void load(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32
 #pragma unroll
                 for (u32 i = 0; i < ROWS; ++i) {
                     const bool inside = sources[i] && channel < gemm.inputs;
-                    copy_async(stage.a + swizzle(first + i * STRIDE, piece),
+                    copy_async(stage.a + swizzle(first + i * STRIDE, vec),
                                inside ? sources[i] + channel : b, inside);
                 }
                 copy_async_commit();

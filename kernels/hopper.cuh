@@ -17,7 +17,7 @@
 //   named_barrier, _arrive    among some warps of a block: numbers 1 to 15
 //
 // Matrices in shared memory. A and B consist of tiles of rows of 128 bytes, 64 values, that begin at a multiple
-// of 1024 bytes. The eight 16-byte pieces of a row are swizzled by the row's number: piece p of row r lies at p ^ r % 8
+// of 1024 bytes. The eight 16-byte vectors of a row are swizzled by the row's number: vector p of row r lies at p ^ r % 8
 // (PTX manual, "Asynchronous Warpgroup Level Matrix Shared Memory Layout", 128-byte swizzling). What a row is:
 //
 //   k_major    a row of A, or a column of B: 64 values of k. Tiles follow each other every 8 rows,
@@ -59,8 +59,8 @@ template <u32 STAGES> struct PipelineState {
 // Values of a row of a tile; bytes of eight rows.
 constexpr u32 TILE_COLUMNS = 64, PATTERN_BYTES = 1024;
 
-// Where a 16-byte piece of a row lies in a tile, in values of 16 bits.
-DEVICE u32 swizzle(u32 row, u32 piece) { return row * TILE_COLUMNS + (piece ^ row % 8) * 8; }
+// Where a 16-byte vector of a row lies in a tile, in values of 16 bits.
+DEVICE u32 swizzle(u32 row, u32 vec) { return row * TILE_COLUMNS + (vec ^ row % 8) * 8; }
 
 // What the PTX manual calls a matrix descriptor: start address, leading and stride byte offset in units of 16 bytes at
 // bits 0, 16 and 32; the swizzling mode at bit 62 (1: 128 bytes).

@@ -2,7 +2,7 @@
 //
 // Sparse attention on Hopper: FlashAttention-3 (Shah et al., 2024) over lists of key windows. A block takes one window
 // of queries of a head after the other, as long as there are any. One thread takes them, one has queries, keys and
-// values brought, a tile of heads.cuh at a time, and two warpgroups compute, 64 queries each: the scores of the next
+// values brought, a tile of qkv_layout.cuh at a time, and two warpgroups compute, 64 queries each: the scores of the next
 // tile are multiplied while the softmax of this one is taken, and the warpgroups take turns, so that one has MMAs
 // under way while the other has powers of 2.
 
@@ -15,7 +15,7 @@ constexpr u32 CONSUMERS = 2, THREADS = (CONSUMERS + 1) * WARPGROUP;
 constexpr u32 QUERIES = WINDOW / CONSUMERS;
 // Accumulators of a thread, of 64 x 128.
 constexpr u32 ACC = 64;
-constexpr u32 TILE = Heads<bf16>::TILE, TILE_BYTES = 2 * TILE, HALF_BYTES = 2 * Heads<bf16>::HALF;
+constexpr u32 TILE = TiledQkv<bf16>::TILE, TILE_BYTES = 2 * TILE, HALF_BYTES = 2 * TiledQkv<bf16>::HALF;
 // Tiles of queries, and of keys and values: all that fits.
 constexpr u32 QUERY_TILES = 2, TILES = 5;
 
@@ -110,7 +110,7 @@ template <class T> DEVICE void load(AttentionShared<T>& shared, const SparseArgs
         const u32* list = args.lists + (u64(work.head) * args.query_windows + work.window) * args.pitch;
         u32 window = list[0], last = 0;
         load_tile(shared.q[query.index], shared.q_pipeline, query,
-                  static_cast<const T*>(args.q) + Heads<T>{args.dim}.tile(work.window, work.head));
+                  static_cast<const T*>(args.q) + TiledQkv<T>{args.dim}.tile(work.window, work.head));
         for (u32 i = 0; i <= work.count; ++i) {
             if (i + 1 == work.count) barrier_arrive(shared.work_pipeline.empty[0]);
             // Read early: what is waited for below is seldom there already.
@@ -257,9 +257,9 @@ template <class T> struct Attention {
         consumer_release(shared.kv_pipeline.empty[values]);
     }
 
-    // Results go through the place of the warpgroup's queries, which is then free, so that whole pieces are written.
+    // Results go through the place of the warpgroup's queries, which is then free, so that whole vectors are written.
     METHOD void write(T* to, u32 dim) {
-        constexpr u32 PIECES = HEAD / 8;
+        constexpr u32 VECS = HEAD / 8;
         const u32 l = lane(), first = warp() * 16;
         T* own = shared.q[query.index];
         named_barrier(WARPGROUP_BARRIER + warpgroup(), WARPGROUP);  // All its MMAs have read them.
@@ -268,14 +268,14 @@ template <class T> struct Attention {
             const float factor = 1.0f / allreduce_sum(row_sum[r], 4);
 #pragma unroll
             for (u32 i = 2 * r; i < ACC; i += 4)
-                *reinterpret_cast<u32*>(own + Heads<T>::piece(first + l / 4 + 8 * r, i / 4) + l % 4 * 2) =
+                *reinterpret_cast<u32*>(own + TiledQkv<T>::vec16(first + l / 4 + 8 * r, i / 4) + l % 4 * 2) =
                     pack<T>(out[i] * factor, out[i + 1] * factor);
         }
         warp_barrier();
 #pragma unroll
-        for (u32 row = first + l / PIECES; row < first + 16; row += WARP / PIECES)
-            *reinterpret_cast<Vector<T, 8>*>(to + u64(row) * dim + l % PIECES * 8) =
-                *reinterpret_cast<const Vector<T, 8>*>(own + Heads<T>::piece(row, l % PIECES));
+        for (u32 row = first + l / VECS; row < first + 16; row += WARP / VECS)
+            *reinterpret_cast<Vector<T, 8>*>(to + u64(row) * dim + l % VECS * 8) =
+                *reinterpret_cast<const Vector<T, 8>*>(own + TiledQkv<T>::vec16(row, l % VECS));
         async_proxy_fence();
         warp_barrier();
         consumer_release(shared.q_pipeline.empty[query.index]);

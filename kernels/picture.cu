@@ -2,7 +2,7 @@
 //
 // Pictures, their way out, and their views for the network.
 
-#include "pieces.cuh"
+#include "vector_io.cuh"
 
 namespace {
 
@@ -120,8 +120,8 @@ template <class T> DEVICE void is_finite(const FiniteArgs& args) {
 // Space-to-depth by 16, channel c * 256 + dy * 16 + dx. A thread makes 16 bytes of the map.
 template <class T> DEVICE void pixel_unshuffle(const UnshuffleArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>, SIDE = 16, CHANNELS = 3 * SIDE * SIDE;
-    const u32 piece = block_x() * THREADS + thread();
-    const u32 channel = piece % (CHANNELS / N) * N, x = piece / (CHANNELS / N), y = block_y();
+    const u32 vec = block_x() * THREADS + thread();
+    const u32 channel = vec % (CHANNELS / N) * N, x = vec / (CHANNELS / N), y = block_y();
     if (x >= args.width) return;
     const u32 c = channel / (SIDE * SIDE), dy = channel / SIDE % SIDE, dx = channel % SIDE;
     const u64 row = (u64(c) * args.height + y) * SIDE + dy;
@@ -134,8 +134,8 @@ template <class T> DEVICE void pixel_unshuffle(const UnshuffleArgs& args) {
 // soft clamp.
 template <class T> DEVICE void decoder_input(const DecoderInputArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>, SIDE = 8, DEPTH = 3 * 4 * SIDE * SIDE, LATENT = 16, CHANNELS = DEPTH + LATENT;
-    const u32 piece = block_x() * THREADS + thread();
-    const u32 channel = piece % (CHANNELS / N) * N, x = piece / (CHANNELS / N), y = block_y();
+    const u32 vec = block_x() * THREADS + thread();
+    const u32 channel = vec % (CHANNELS / N) * N, x = vec / (CHANNELS / N), y = block_y();
     if (x >= args.width) return;
     const u64 position = u64(y) * args.width + x;
     float values[N];

@@ -2,7 +2,7 @@
 //
 // Queries and keys: RMS norm over the whole row, rotary position embedding in each head, means over each window.
 
-#include "heads.cuh"
+#include "qkv_layout.cuh"
 
 namespace {
 
@@ -52,7 +52,7 @@ DEVICE Turn turn_of(const QkArgs& args, u32 index, u32 pair) {
 template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     static_assert(WARP * N % HEAD == 0, "a lane sees the same channels of every head");
-    using Piece = Vector<T, N>;
+    using Vec16 = Vector<T, N>;
     const u32 token = block_x() * (THREADS / WARP) + warp();
     if (token >= args.tokens) return;
     const u32 dim = args.dim, part = block_y(), group_tokens = args.tokens / (args.frames / 2);
@@ -60,19 +60,19 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     const u32 group = token / group_tokens;
     const u32 place = part == 0 ? token : token - group * group_tokens;
     void* base = part == 0 ? args.q : part == 1 ? args.k[group] : args.v[group];
-    const Heads<T> heads{dim};
-    T* out = static_cast<T*>(base) + heads.tile(place / WINDOW, lane() * N / HEAD) +
-             heads.piece(place % WINDOW, lane() % (HEAD / N));
-    const u32 step = WARP * N / HEAD * heads.next_head();
+    const TiledQkv<T> layout{dim};
+    T* out = static_cast<T*>(base) + layout.tile(place / WINDOW, lane() * N / HEAD) +
+             layout.vec16(place % WINDOW, lane() % (HEAD / N));
+    const u32 step = WARP * N / HEAD * layout.next_head();
 
     if (part == 2) {
         for (u32 col = lane() * N; col < dim; col += WARP * N, out += step)
-            *reinterpret_cast<Piece*>(out) = *reinterpret_cast<const Piece*>(x + col);
+            *reinterpret_cast<Vec16*>(out) = *reinterpret_cast<const Vec16*>(x + col);
         return;
     }
     float squares = 0;
     for (u32 col = lane() * N; col < dim; col += WARP * N) {
-        const auto v = *reinterpret_cast<const Piece*>(x + col);
+        const auto v = *reinterpret_cast<const Vec16*>(x + col);
 #pragma unroll
         for (u32 i = 0; i < N; ++i) squares += to_float(v.values[i]) * to_float(v.values[i]);
     }
@@ -84,7 +84,7 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     const float* gamma = part == 0 ? args.norm_q : args.norm_k;
 #pragma unroll 1
     for (u32 col = lane() * N; col < dim; col += WARP * N, out += step) {
-        auto v = *reinterpret_cast<const Piece*>(x + col);
+        auto v = *reinterpret_cast<const Vec16*>(x + col);
         Vector<float, 4> scale[N / 4];
 #pragma unroll
         for (u32 i = 0; i < N / 4; ++i) scale[i] = *reinterpret_cast<const Vector<float, 4>*>(gamma + col + 4 * i);
@@ -96,7 +96,7 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
             v.values[i] = from_float<T>(a * turn.cos - b * turn.sin);
             v.values[i + 1] = from_float<T>(a * turn.sin + b * turn.cos);
         }
-        *reinterpret_cast<Piece*>(out) = v;
+        *reinterpret_cast<Vec16*>(out) = v;
     }
 }
 
@@ -124,13 +124,13 @@ template <class T> DEVICE void window_means(const MeanArgs& args) {
     const bool keys = block_z() == 1;
     const u32 place = keys ? in_group : window;
     const u32 col = thread() * N % HEAD, first = thread() * N / HEAD;
-    const Heads<T> heads{args.dim};
+    const TiledQkv<T> layout{args.dim};
     const T* x = static_cast<const T*>(keys ? args.k[group] : args.q) +
-                 heads.tile(place, block_y()) + heads.piece(first, col / N);
+                 layout.tile(place, block_y()) + layout.vec16(first, col / N);
 
     float sum[N] = {};
 #pragma unroll 8
-    for (u32 row = first; row < WINDOW; row += ROWS<T>, x += heads.below(ROWS<T>)) {
+    for (u32 row = first; row < WINDOW; row += ROWS<T>, x += layout.below(ROWS<T>)) {
         const auto v = *reinterpret_cast<const Vector<T, N>*>(x);
 #pragma unroll
         for (u32 i = 0; i < N; ++i) sum[i] += to_float(v.values[i]);

@@ -3,7 +3,7 @@
 // Bicubic resizing with the arithmetic of Pillow (Resample.c): weights in fixed point, across first, each pass rounded
 // to the depth of the frame. The same for 16 bits, with sums of 64.
 
-#include "pieces.cuh"
+#include "vector_io.cuh"
 
 namespace {
 

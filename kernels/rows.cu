@@ -3,7 +3,7 @@
 // Norms of rows. A warp takes a row and reads it two or three times: the first time from memory, then from the first-level
 // cache, which holds the rows of all warps of a block many times over.
 
-#include "pieces.cuh"
+#include "vector_io.cuh"
 
 namespace {
 

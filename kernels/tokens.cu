@@ -2,7 +2,7 @@
 //
 // Noise, and latents as tokens: to window order and back.
 
-#include "pieces.cuh"
+#include "vector_io.cuh"
 
 namespace {
 
@@ -104,9 +104,9 @@ template <class T> DEVICE void noise(const NoiseArgs& args) {
 
 // 2x2 patches of latent maps, features (row, column, channel), in window order. A thread moves 16 bytes.
 template <class T> DEVICE void gather_patches(const GatherArgs& args) {
-    constexpr u32 N = PER_16_BYTES<T>, PIECES = PATCH / N;
-    const u64 piece = u64(block_x()) * THREADS + thread();
-    const u32 token = u32(piece / PIECES), feature = u32(piece % PIECES) * N;
+    constexpr u32 N = PER_16_BYTES<T>, VECS = PATCH / N;
+    const u64 vec = u64(block_x()) * THREADS + thread();
+    const u32 token = u32(vec / VECS), feature = u32(vec % VECS) * N;
     if (token >= args.tokens) return;
     const Position p = position(token, args.rows, args.cols);
     const u64 row = u64(p.row) * 2 + feature / HALF_PATCH;
@@ -134,9 +134,9 @@ template <class T> DEVICE void gather_rows(const GatherArgs& args) {
 
 // Noise minus what the head predicts, as maps. A thread makes 16 bytes.
 template <class T> DEVICE void denoise(const DenoiseArgs& args) {
-    constexpr u32 N = PER_16_BYTES<T>, PIECES = HALF_PATCH / N;
-    const u32 piece = block_x() * THREADS + thread(), row = block_y(), frame = block_z();
-    const u32 col = piece / PIECES, feature = piece % PIECES * N;
+    constexpr u32 N = PER_16_BYTES<T>, VECS = HALF_PATCH / N;
+    const u32 vec = block_x() * THREADS + thread(), row = block_y(), frame = block_z();
+    const u32 col = vec / VECS, feature = vec % VECS * N;
     if (col >= args.cols) return;
     const u64 token = window_order({frame, row / 2, col}, args.rows, args.cols);
     const u64 at = (u64(row) * args.cols + col) * HALF_PATCH + feature;

@@ -90,14 +90,14 @@ impl<D: Driver> CudaBackend<D> {
         groups: &[&KvGroup<CudaTensor>],
         mask: &CudaMask,
     ) -> Result<CudaTensor> {
-        let (tokens, dim) = q.heads_dims()?;
+        let (tokens, dim) = q.tiled_qkv_dims()?;
         let group_windows = mask.key_windows / groups.len().max(1);
         let rows = (group_windows * WINDOW_TOKENS, dim);
         let mut fits = mask.heads * HEAD_DIM == dim
             && tokens == mask.query_windows * WINDOW_TOKENS
             && mask.key_windows == group_windows * groups.len();
         for tensor in groups.iter().flat_map(|g| [&g.k, &g.v]) {
-            fits &= tensor.heads_dims()? == rows;
+            fits &= tensor.tiled_qkv_dims()? == rows;
         }
         if !fits {
             return Err(Error::Compute(format!(

@@ -10,9 +10,9 @@ pub(super) const THREADS: u32 = 256;
 /// Of Hopper's kernels.
 pub(super) const HOPPER_THREADS: u32 = 384;
 
-/// Values of a row of one of Hopper's tiles, and the swizzled pieces of which it consists.
+/// Values of a row of one of Hopper's tiles, and the swizzled vectors of which it consists.
 pub(super) const HOPPER_BLOCK_K: usize = 64;
-pub(super) const PIECE: usize = 8;
+pub(super) const VEC16: usize = 8;
 
 /// The kinds of tiles, rows by columns; each operation has a kernel for each, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Tile {
 }
 
 /// Weights as kernels read them, filled up with zeros to whole tiles and k tiles: `[column][tap][input]`; for Hopper
-/// `[tile][tap][k tile][column][input]` with the pieces of a k tile's row swizzled.
+/// `[tile][tap][k tile][column][input]` with the vectors of a k tile's row swizzled.
 pub(super) struct Packed {
     pub weights: Weight,
     /// One per column.

@@ -54,7 +54,7 @@ pub use mask::CudaMask;
 use packing::Scratch;
 pub use qk::CudaRope;
 pub use tensor::{CudaTensor, Weight};
-use tensor::{Shape, places_of_heads};
+use tensor::{Shape, tiled_offsets};
 
 /// The kernels of each precision.
 type Kernels = [Kernel; 3];
@@ -136,9 +136,9 @@ impl<D: Driver> CudaBackend<D> {
         self.tensor(Shape::Rows(rows, cols), self.precision)
     }
 
-    /// Uninitialised heads in the backend's precision.
-    fn empty_heads(&self, lifetime: Lifetime, rows: usize, cols: usize) -> Result<CudaTensor> {
-        self.tensor_for(lifetime, Shape::Heads(rows, cols), self.precision)
+    /// Uninitialised queries, keys or values in the backend's precision.
+    fn empty_tiled_qkv(&self, lifetime: Lifetime, rows: usize, cols: usize) -> Result<CudaTensor> {
+        self.tensor_for(lifetime, Shape::TiledQkv(rows, cols), self.precision)
     }
 
     /// An uninitialised map in the backend's precision.
@@ -371,21 +371,24 @@ impl<D: Driver> Backend for CudaBackend<D> {
         let mut bytes = vec![0; x.shape.len() * x.precision.bytes()];
         self.queue.download(&mut bytes, x.address())?;
         let mut values = decode(&bytes, x.precision);
-        if let Shape::Heads(rows, cols) = x.shape {
-            values = places_of_heads(rows, cols, x.precision).map(|place| values[place]).collect();
+        if let Shape::TiledQkv(rows, cols) = x.shape {
+            values = tiled_offsets(rows, cols, x.precision).map(|offset| values[offset]).collect();
         }
         Ok(Tensor::from_vec(values, x.shape.dims(), &Device::Cpu)?)
     }
 
     fn heads(&self, values: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
         if !rows.is_multiple_of(WINDOW_TOKENS) || !cols.is_multiple_of(HEAD_DIM) || values.len() != rows * cols {
-            return Err(Error::Compute(format!("{} values for heads of {rows} x {cols}", values.len())));
+            return Err(Error::Compute(format!(
+                "{} values for queries, keys or values of {rows} x {cols}",
+                values.len()
+            )));
         }
         let mut stored = vec![0.0; values.len()];
-        for (place, value) in places_of_heads(rows, cols, self.precision).zip(values) {
-            stored[place] = *value;
+        for (offset, value) in tiled_offsets(rows, cols, self.precision).zip(values) {
+            stored[offset] = *value;
         }
-        self.upload(Shape::Heads(rows, cols), self.precision, &stored)
+        self.upload(Shape::TiledQkv(rows, cols), self.precision, &stored)
     }
 
     fn map(&self, values: &HostTensor) -> Result<CudaTensor> {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::driver::{Driver, Queue};
-use super::gemm::{HOPPER_BLOCK_K, PIECE, Packed, Tile};
+use super::gemm::{HOPPER_BLOCK_K, Packed, Tile, VEC16};
 use super::{CudaBackend, Precision, Weight, index};
 use crate::backend::Parameter;
 use crate::error::{Error, Result};
@@ -184,7 +184,7 @@ impl Order {
     }
 
     /// Puts a column `[tap][input]` into its tile: `[column][tap][channel]`, or on Hopper
-    /// `[tap][k tile][column][channel]` with the pieces of each k tile's row swizzled.
+    /// `[tap][k tile][column][channel]` with the vectors of each k tile's row swizzled.
     fn put(&self, values: &[u8], column: usize, tile: &mut [u8]) {
         for (tap, values) in values.chunks_exact(self.inputs * self.bytes).enumerate() {
             if self.tile.is_hopper() {
@@ -197,13 +197,13 @@ impl Order {
     }
 }
 
-/// Writes a column of a tap, 16-bit values, into Hopper's tiles of `width` columns, one for each k tile: piece p of a tile's
+/// Writes a column of a tap, 16-bit values, into Hopper's tiles of `width` columns, one for each k tile: vec p of a tile's
 /// row r lies at p ^ r % 8 (`kernels/hopper.cuh`).
 fn swizzle(column: &[u8], tiles: &mut [u8], width: usize, number: usize) {
-    const PIECE_BYTES: usize = 2 * PIECE;
-    for (piece, values) in column.chunks_exact(PIECE_BYTES).enumerate() {
-        let (k_tile, piece) = (piece * PIECE / HOPPER_BLOCK_K, piece % (HOPPER_BLOCK_K / PIECE));
-        let at = 2 * (k_tile * width + number) * HOPPER_BLOCK_K + (piece ^ (number % 8)) * PIECE_BYTES;
-        tiles[at..at + PIECE_BYTES].copy_from_slice(values);
+    const VEC16_BYTES: usize = 2 * VEC16;
+    for (vec, values) in column.chunks_exact(VEC16_BYTES).enumerate() {
+        let (k_tile, vec) = (vec * VEC16 / HOPPER_BLOCK_K, vec % (HOPPER_BLOCK_K / VEC16));
+        let at = 2 * (k_tile * width + number) * HOPPER_BLOCK_K + (vec ^ (number % 8)) * VEC16_BYTES;
+        tiles[at..at + VEC16_BYTES].copy_from_slice(values);
     }
 }

@@ -101,11 +101,11 @@ impl<D: Driver> CudaBackend<D> {
             return Err(Error::Compute(format!("qkv of {tokens} x {cols}, RoPE of {:?} for {grid:?}", rope.positions)));
         }
         let means = |windows, lifetime| self.tensor_for(lifetime, Shape::Rows(windows, dim), Precision::F32);
-        let q = self.empty_heads(Lifetime::Window, tokens, dim)?;
+        let q = self.empty_tiled_qkv(Lifetime::Window, tokens, dim)?;
         let q_mean = means(grid.groups() * grid.windows(), Lifetime::Window)?;
         let group = || {
-            let heads = || self.empty_heads(Lifetime::Cache, tokens / grid.groups(), dim);
-            Ok(KvGroup { k: heads()?, v: heads()?, k_mean: means(grid.windows(), Lifetime::Cache)? })
+            let kv = || self.empty_tiled_qkv(Lifetime::Cache, tokens / grid.groups(), dim);
+            Ok(KvGroup { k: kv()?, v: kv()?, k_mean: means(grid.windows(), Lifetime::Cache)? })
         };
         let groups = (0..grid.groups()).map(|_| group()).collect::<Result<Vec<_>>>()?;
 

@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 pub enum Shape {
     /// `[rows, cols]`.
     Rows(usize, usize),
-    /// `[rows, cols]`, whole windows and heads, stored as `kernels/heads.cuh` describes.
-    Heads(usize, usize),
+    /// `[rows, cols]`: queries, keys or values of whole windows and heads, stored as `kernels/qkv_layout.cuh` describes.
+    TiledQkv(usize, usize),
     /// `(height, width, channels)`, channels innermost, without border.
     Map(usize, usize, usize),
     /// `(3, height, width)`.
@@ -27,7 +27,7 @@ impl Shape {
     /// Values in all.
     pub fn len(self) -> usize {
         match self {
-            Shape::Rows(rows, cols) | Shape::Heads(rows, cols) => rows * cols,
+            Shape::Rows(rows, cols) | Shape::TiledQkv(rows, cols) => rows * cols,
             Shape::Map(height, width, channels) => height * width * channels,
             Shape::Picture(height, width) => 3 * height * width,
         }
@@ -36,14 +36,14 @@ impl Shape {
     /// The sides as a list.
     pub fn dims(self) -> Vec<usize> {
         match self {
-            Shape::Rows(rows, cols) | Shape::Heads(rows, cols) => vec![rows, cols],
+            Shape::Rows(rows, cols) | Shape::TiledQkv(rows, cols) => vec![rows, cols],
             Shape::Map(height, width, channels) => vec![height, width, channels],
             Shape::Picture(height, width) => vec![3, height, width],
         }
     }
 }
 
-/// An activation. Maps, rows and heads are stored in the engine's precision, pictures and the mean queries and keys of
+/// An activation. Maps, rows, queries, keys and values are stored in the engine's precision, pictures and the mean queries and keys of
 /// windows in f32.
 #[derive(Clone)]
 pub struct CudaTensor {
@@ -66,14 +66,14 @@ impl CudaTensor {
         match self.shape {
             Shape::Rows(rows, cols) => Ok((rows, cols)),
             Shape::Map(height, width, channels) => Ok((height * width, channels)),
-            Shape::Heads(..) | Shape::Picture(..) => self.refuse("rows"),
+            Shape::TiledQkv(..) | Shape::Picture(..) => self.refuse("rows"),
         }
     }
 
     /// Rows and columns of queries, keys or values.
-    pub(super) fn heads_dims(&self) -> Result<(usize, usize)> {
+    pub(super) fn tiled_qkv_dims(&self) -> Result<(usize, usize)> {
         match self.shape {
-            Shape::Heads(rows, cols) => Ok((rows, cols)),
+            Shape::TiledQkv(rows, cols) => Ok((rows, cols)),
             _ => self.refuse("queries, keys or values"),
         }
     }
@@ -102,20 +102,20 @@ pub(super) fn addresses<'a, const N: usize>(tensors: impl IntoIterator<Item = &'
     all
 }
 
-/// Where heads keep each of their values, row by row: see `kernels/heads.cuh`.
-pub(super) fn places_of_heads(rows: usize, cols: usize, precision: Precision) -> impl Iterator<Item = usize> {
+/// Offsets of the values of tiled queries, keys or values, row by row: see `kernels/qkv_layout.cuh`.
+pub(super) fn tiled_offsets(rows: usize, cols: usize, precision: Precision) -> impl Iterator<Item = usize> {
     const HALF: usize = 64;
     let in_tiles = move |row: usize, col: usize| {
         let tile = row / WINDOW_TOKENS * (cols / HEAD_DIM) + col / HEAD_DIM;
         let half = tile * (HEAD_DIM / HALF) + col % HEAD_DIM / HALF;
-        let piece = (col % HALF / 8) ^ (row % 8);
-        (half * WINDOW_TOKENS + row % WINDOW_TOKENS) * HALF + piece * 8 + col % 8
+        let vec = (col % HALF / 8) ^ (row % 8);
+        (half * WINDOW_TOKENS + row % WINDOW_TOKENS) * HALF + vec * 8 + col % 8
     };
-    let place = move |row, col| match precision {
+    let offset = move |row, col| match precision {
         Precision::F32 => row * cols + col,
         Precision::Bf16 | Precision::F16 => in_tiles(row, col),
     };
-    (0..rows).flat_map(move |row| (0..cols).map(move |col| place(row, col)))
+    (0..rows).flat_map(move |row| (0..cols).map(move |col| offset(row, col)))
 }
 
 /// Device memory that holds a weight.
