@@ -5,7 +5,7 @@
     pip install -r kernels/requirements.txt
     python3 kernels/compile.py             compile everything, write prebuilt/
     python3 kernels/compile.py --check     compile everything, fail unless it is what prebuilt/ holds
-    python3 kernels/compile.py rows ...    compile these files only, show registers and memory, write nothing
+    python3 kernels/compile.py norms ...   compile these files only, show registers and memory, write nothing
 
 A kernel that spills registers or has a stack frame is an error, and so is one whose products of warpgroups the compiler
 makes wait for each other. The same sources give the same bytes on every machine: compiled code must not be a surprise,

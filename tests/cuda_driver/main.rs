@@ -56,7 +56,7 @@ fn open_error(ordinal: usize) -> String {
     error.to_string()
 }
 
-const KERNEL: Kernel = Kernel { file: "rows", name: "layer_norm_f32", threads: 128, shared: 0 };
+const KERNEL: Kernel = Kernel { file: "norms", name: "layer_norm_f32", threads: 128, shared: 0 };
 
 /// What the stand-in's kernels take.
 #[derive(Clone, Copy, PartialEq)]
@@ -250,7 +250,7 @@ fn an_unknown_card_gets_ptx() {
             let out = driver.allocate(48).unwrap();
             let error =
                 driver.queue().unwrap().launch(&KERNEL, [1; 3], &Seen { value: 0, out }).unwrap_err().to_string();
-            assert!(error.contains("rows.cu for compute_80") && error.contains("update NVIDIA's driver"), "{error}");
+            assert!(error.contains("norms.cu for compute_80") && error.contains("update NVIDIA's driver"), "{error}");
             assert!(error.ends_with(": what the compiler says"), "{error}");
         },
     );

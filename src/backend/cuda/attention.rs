@@ -108,7 +108,7 @@ impl<D: Driver> CudaBackend<D> {
                 mask.key_windows
             )));
         }
-        let out = self.empty_rows(tokens, dim)?;
+        let out = self.empty_matrix(tokens, dim)?;
         let args = SparseArgs {
             q: q.address(),
             out: out.address(),
@@ -139,17 +139,17 @@ impl<D: Driver> CudaBackend<D> {
     }
 
     pub(super) fn run_cross_attention(&self, q: &CudaTensor, k: &CudaTensor, v: &CudaTensor) -> Result<CudaTensor> {
-        let (tokens, dim) = q.rows_dims()?;
-        let (keys, _) = k.rows_dims()?;
-        let fits = k.rows_dims()? == (keys, dim) && v.rows_dims()? == (keys, dim);
+        let (tokens, dim) = q.matrix_dims()?;
+        let (keys, _) = k.matrix_dims()?;
+        let fits = k.matrix_dims()? == (keys, dim) && v.matrix_dims()? == (keys, dim);
         if !fits || tokens == 0 || dim == 0 || dim % HEAD_DIM != 0 {
             return Err(Error::Compute(format!(
                 "cross attention of {tokens} x {dim} to keys of {:?} and values of {:?}",
-                k.rows_dims()?,
-                v.rows_dims()?
+                k.matrix_dims()?,
+                v.matrix_dims()?
             )));
         }
-        let out = self.empty_rows(tokens, dim)?;
+        let out = self.empty_matrix(tokens, dim)?;
         let args = CrossArgs {
             q: q.address(),
             k: k.address(),

@@ -85,18 +85,18 @@ impl<D: Driver> CudaBackend<D> {
         epilogue: Epilogue<'_, Self>,
     ) -> Result<CudaTensor> {
         let CudaLinear { packed, gate, library_bias } = layer;
-        let (rows, inputs) = x.rows_dims()?;
+        let (rows, inputs) = x.matrix_dims()?;
         let columns = packed.columns;
         if inputs != packed.inputs || x.precision != self.precision {
             return Err(Error::Compute(format!("a linear layer of {} inputs given {:?}", packed.inputs, x.shape)));
         }
         let residual = epilogue.residual(gate.is_some())?;
         if let Some(residual) = residual
-            && (residual.rows_dims()? != (rows, columns) || residual.precision != self.precision)
+            && (residual.matrix_dims()? != (rows, columns) || residual.precision != self.precision)
         {
             return Err(Error::Compute(format!("a residual of {:?} for {rows} x {columns}", residual.shape)));
         }
-        let out = self.empty_rows(rows, columns)?;
+        let out = self.empty_matrix(rows, columns)?;
         if rows == 0 {
             return Ok(out);
         }

@@ -106,7 +106,7 @@ impl<D: Driver> CudaBackend<D> {
         k_means: &[&CudaTensor],
         params: &DraftMask,
     ) -> Result<CudaMask> {
-        let (queries, dim) = q_mean.rows_dims()?;
+        let (queries, dim) = q_mean.matrix_dims()?;
         let windows = params.window_rows * params.window_cols;
         let shaped = windows > 0 && queries > 0 && queries % windows == 0 && dim > 0 && dim % HEAD_DIM == 0;
         if !shaped || k_means.is_empty() {
@@ -116,7 +116,7 @@ impl<D: Driver> CudaBackend<D> {
             )));
         }
         for k_mean in k_means {
-            let dims = k_mean.rows_dims()?;
+            let dims = k_mean.matrix_dims()?;
             if dims != (windows, dim) || k_mean.precision != q_mean.precision {
                 return Err(Error::Compute(format!(
                     "mean keys of {dims:?} in {} for {windows} windows of {dim} in {}",
@@ -125,7 +125,7 @@ impl<D: Driver> CudaBackend<D> {
             }
         }
         let (heads, keys) = (dim / HEAD_DIM, windows * k_means.len());
-        let words = |rows, cols| self.tensor(Shape::Rows(rows, cols), Precision::F32);
+        let words = |rows, cols| self.tensor(Shape::Matrix(rows, cols), Precision::F32);
         let tables = heads * (queries / windows);
         let (table, thresholds) = (words(heads * queries, keys)?, words(tables, 1)?);
         let (counts, order, work_counter) = (words(heads, queries)?, words(heads, queries)?, words(1, 1)?);

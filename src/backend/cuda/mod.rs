@@ -20,11 +20,11 @@ mod frames;
 mod gemm;
 mod linear;
 mod mask;
+mod norms;
 pub mod nvidia;
 mod packing;
 mod picture;
 mod qk;
-mod rows;
 mod tensor;
 mod tokens;
 mod yuv;
@@ -131,9 +131,9 @@ impl<D: Driver> CudaBackend<D> {
         Ok(CudaTensor { memory: Arc::new(memory), shape, precision })
     }
 
-    /// Uninitialised rows in the backend's precision.
-    fn empty_rows(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
-        self.tensor(Shape::Rows(rows, cols), self.precision)
+    /// An uninitialised matrix in the backend's precision.
+    fn empty_matrix(&self, rows: usize, cols: usize) -> Result<CudaTensor> {
+        self.tensor(Shape::Matrix(rows, cols), self.precision)
     }
 
     /// Uninitialised queries, keys or values in the backend's precision.
@@ -279,7 +279,7 @@ impl<D: Driver> Backend for CudaBackend<D> {
     }
 
     fn rows(&self, values: &[f32], rows: usize, cols: usize) -> Result<CudaTensor> {
-        self.upload(Shape::Rows(rows, cols), self.precision, values)
+        self.upload(Shape::Matrix(rows, cols), self.precision, values)
     }
 
     fn linear(&self, x: &CudaTensor, layer: &CudaLinear, epilogue: Epilogue<'_, Self>) -> Result<CudaTensor> {

@@ -77,7 +77,7 @@ pub(super) fn group_addresses<'a>(
 impl<D: Driver> CudaBackend<D> {
     pub(super) fn upload_rope(&self, rope: &Rope) -> Result<CudaRope> {
         let turns: Vec<f32> = rope.tables().table().flat_map(|(cos, sin)| [cos, sin]).collect();
-        let turns = self.upload(Shape::Rows(turns.len() / 2, 2), Precision::F32, &turns)?;
+        let turns = self.upload(Shape::Matrix(turns.len() / 2, 2), Precision::F32, &turns)?;
         Ok(CudaRope { turns, positions: rope.positions() })
     }
 
@@ -89,7 +89,7 @@ impl<D: Driver> CudaBackend<D> {
         rope: &CudaRope,
         grid: Grid,
     ) -> Result<Qkv<CudaTensor>> {
-        let (tokens, cols) = qkv.rows_dims()?;
+        let (tokens, cols) = qkv.matrix_dims()?;
         let dim = cols / 3;
         let fits = tokens == grid.tokens()
             && tokens > 0
@@ -100,7 +100,7 @@ impl<D: Driver> CudaBackend<D> {
         if !fits {
             return Err(Error::Compute(format!("qkv of {tokens} x {cols}, RoPE of {:?} for {grid:?}", rope.positions)));
         }
-        let means = |windows, lifetime| self.tensor_for(lifetime, Shape::Rows(windows, dim), Precision::F32);
+        let means = |windows, lifetime| self.tensor_for(lifetime, Shape::Matrix(windows, dim), Precision::F32);
         let q = self.empty_tiled_qkv(Lifetime::Window, tokens, dim)?;
         let q_mean = means(grid.groups() * grid.windows(), Lifetime::Window)?;
         let group = || {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// `[rows, cols]`.
-    Rows(usize, usize),
+    Matrix(usize, usize),
     /// `[rows, cols]`: queries, keys or values of whole windows and heads, stored as `kernels/qkv_layout.cuh` describes.
     TiledQkv(usize, usize),
     /// `(height, width, channels)`, channels innermost, without border.
@@ -27,7 +27,7 @@ impl Shape {
     /// Values in all.
     pub fn len(self) -> usize {
         match self {
-            Shape::Rows(rows, cols) | Shape::TiledQkv(rows, cols) => rows * cols,
+            Shape::Matrix(rows, cols) | Shape::TiledQkv(rows, cols) => rows * cols,
             Shape::Map(height, width, channels) => height * width * channels,
             Shape::Picture(height, width) => 3 * height * width,
         }
@@ -36,14 +36,14 @@ impl Shape {
     /// The sides as a list.
     pub fn dims(self) -> Vec<usize> {
         match self {
-            Shape::Rows(rows, cols) | Shape::TiledQkv(rows, cols) => vec![rows, cols],
+            Shape::Matrix(rows, cols) | Shape::TiledQkv(rows, cols) => vec![rows, cols],
             Shape::Map(height, width, channels) => vec![height, width, channels],
             Shape::Picture(height, width) => vec![3, height, width],
         }
     }
 }
 
-/// An activation. Maps, rows, queries, keys and values are stored in the engine's precision, pictures and the mean queries and keys of
+/// An activation. Maps, matrices, queries, keys and values are stored in the engine's precision, pictures and the mean queries and keys of
 /// windows in f32.
 #[derive(Clone)]
 pub struct CudaTensor {
@@ -61,12 +61,12 @@ impl CudaTensor {
         Err(Error::Compute(format!("expected {expected}, found {:?} in {}", self.shape, self.precision)))
     }
 
-    /// Rows and columns of rows, or positions and channels of a map.
-    pub(super) fn rows_dims(&self) -> Result<(usize, usize)> {
+    /// Rows and columns of a matrix, or positions and channels of a map.
+    pub(super) fn matrix_dims(&self) -> Result<(usize, usize)> {
         match self.shape {
-            Shape::Rows(rows, cols) => Ok((rows, cols)),
+            Shape::Matrix(rows, cols) => Ok((rows, cols)),
             Shape::Map(height, width, channels) => Ok((height * width, channels)),
-            Shape::TiledQkv(..) | Shape::Picture(..) => self.refuse("rows"),
+            Shape::TiledQkv(..) | Shape::Picture(..) => self.refuse("a matrix"),
         }
     }
 

@@ -111,7 +111,7 @@ impl<D: Driver> CudaBackend<D> {
         block_tokens: usize,
         grid: Grid,
     ) -> Result<CudaTensor> {
-        let out = self.empty_rows(grid.tokens(), width)?;
+        let out = self.empty_matrix(grid.tokens(), width)?;
         let frame_tokens = grid.rows * grid.cols;
         for (chunk, frames) in frames.chunks(FRAMES).enumerate() {
             let tokens = frames.len() * frame_tokens;
@@ -138,8 +138,8 @@ impl<D: Driver> CudaBackend<D> {
         grid: Grid,
     ) -> Result<CudaTensor> {
         check_frames("latents", latents, latent(grid), grid)?;
-        let dim = lq.first().map_or(Ok(0), |lq| lq.rows_dims().map(|(_, dim)| dim))?;
-        check_frames("LQ tokens", lq, Shape::Rows(grid.rows * grid.cols, dim), grid)?;
+        let dim = lq.first().map_or(Ok(0), |lq| lq.matrix_dims().map(|(_, dim)| dim))?;
+        check_frames("LQ tokens", lq, Shape::Matrix(grid.rows * grid.cols, dim), grid)?;
         let patch_tokens = THREADS as usize * per_16_bytes(self.precision) / PATCH;
         let patches = self.gather(&GATHER_PATCHES, latents, PATCH, patch_tokens, grid)?;
         let residual = self.gather(&GATHER_ROWS, lq, dim, ROWS_PER_BLOCK, grid)?;
@@ -148,7 +148,7 @@ impl<D: Driver> CudaBackend<D> {
 
     pub(super) fn run_denoise(&self, noise: &[CudaTensor], head: &CudaTensor, grid: Grid) -> Result<Vec<CudaTensor>> {
         check_frames("latents", noise, latent(grid), grid)?;
-        if head.rows_dims()? != (grid.tokens(), PATCH) {
+        if head.matrix_dims()? != (grid.tokens(), PATCH) {
             return Err(Error::Compute(format!("head of {:?} for {grid:?}", head.shape)));
         }
         let clean = self.empty_latents(grid)?;

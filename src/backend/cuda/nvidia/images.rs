@@ -84,7 +84,7 @@ mod tests {
             ((12, 1), PTX),
             ((13, 0), PTX),
         ] {
-            assert_eq!(find("rows", capability).unwrap().arch, expected, "{capability:?}");
+            assert_eq!(find("norms", capability).unwrap().arch, expected, "{capability:?}");
         }
         let error = find("none", (9, 0)).err().unwrap().to_string();
         assert!(error.contains("none.cu") && error.contains("compile.py"), "{error}");

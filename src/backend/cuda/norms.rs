@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Norms of rows: `kernels/rows.cu`.
+//! Norms of rows: `kernels/norms.cu`.
 
 use super::driver::{Address, Args, Driver, kernels};
 use super::tensor::{CudaTensor, Shape};
@@ -11,11 +11,11 @@ const THREADS: u32 = 128;
 /// Each warp takes one row.
 const ROWS_PER_BLOCK: usize = THREADS as usize / 32;
 
-const LAYER_NORM: Kernels = kernels!("rows", "layer_norm", THREADS, [0; 3]);
-const RMS_NORM: Kernels = kernels!("rows", "rms_norm", THREADS, [0; 3]);
-const RMS_NORM_SILU: Kernels = kernels!("rows", "rms_norm_silu", THREADS, [0; 3]);
+const LAYER_NORM: Kernels = kernels!("norms", "layer_norm", THREADS, [0; 3]);
+const RMS_NORM: Kernels = kernels!("norms", "rms_norm", THREADS, [0; 3]);
+const RMS_NORM_SILU: Kernels = kernels!("norms", "rms_norm_silu", THREADS, [0; 3]);
 
-/// `NormArgs` of rows.cu.
+/// `NormArgs` of norms.cu.
 #[derive(Clone, Copy, PartialEq)]
 #[repr(C)]
 struct NormArgs {
@@ -38,7 +38,7 @@ impl<D: Driver> CudaBackend<D> {
         scale: &Weight,
         shift: Option<&Weight>,
     ) -> Result<CudaTensor> {
-        let (rows, cols) = x.rows_dims()?;
+        let (rows, cols) = x.matrix_dims()?;
         let out = self.tensor(x.shape, self.precision)?;
         let args = NormArgs {
             x: x.address(),
