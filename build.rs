@@ -24,18 +24,18 @@ mod prebuilt {
     #[derive(Default, serde::Deserialize)]
     struct Manifest {
         sources: BTreeMap<String, String>,
-        images: Vec<Image>,
+        cubins: Vec<Cubin>,
     }
 
     #[derive(serde::Deserialize)]
-    struct Image {
+    struct Cubin {
         source: String,
         arch: String,
         file: String,
         bytes: usize,
     }
 
-    /// Writes the table of images that `src/backend/cuda/nvidia/images.rs` includes. Images of other sources than these
+    /// Writes the table of cubins that `src/backend/cuda/nvidia/cubins.rs` includes. Cubins of other sources than these
     /// are an error. With the emulator, which does not need them, they are a warning: one works on kernels there.
     pub fn list() {
         let (manifest, problem) = match manifest() {
@@ -56,17 +56,17 @@ mod prebuilt {
         }
         let root = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
         let mut table = String::from("[\n");
-        for Image { source, arch, file, bytes } in &manifest.images {
+        for Cubin { source, arch, file, bytes } in &manifest.cubins {
             let path = Path::new(&root).join("kernels/prebuilt").join(file);
             writeln!(
                 table,
-                "Image {{ source: {source:?}, arch: {arch:?}, bytes: {bytes}, packed: include_bytes!({path:?}) }},"
+                "Cubin {{ source: {source:?}, arch: {arch:?}, bytes: {bytes}, packed: include_bytes!({path:?}) }},"
             )
             .expect("a string takes all");
         }
         table.push(']');
         let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
-        std::fs::write(Path::new(&out).join("images.rs"), table).expect("OUT_DIR can be written");
+        std::fs::write(Path::new(&out).join("cubins.rs"), table).expect("OUT_DIR can be written");
     }
 
     fn manifest() -> Result<Manifest, String> {

@@ -30,8 +30,9 @@ PREBUILT = KERNELS / "prebuilt"
 MANIFEST = PREBUILT / "manifest.json"
 CURE = "run: python3 kernels/compile.py"
 
-# Machine code for what there is, and PTX, which a driver can translate for what comes later. Keep the list as in
-# src/backend/cuda/nvidia/images.rs.
+# Machine code (cubins) for what there is, and PTX, which a driver can translate for what comes later. Where a cubin is
+# spoken of below, PTX in its place is meant too. Keep the list as in
+# src/backend/cuda/nvidia/cubins.rs.
 ARCHS = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a", "compute_80"]
 
 # Files that begin so are for one architecture alone.
@@ -44,7 +45,7 @@ OPTIONS = ["--std=c++17", "-default-device", "--ptxas-options=-v", "--frandom-se
 # What ptxas says, as mere information, where it makes products of warpgroups or changes of their registers slow.
 SERIALIZED = "(C75"
 
-# How often an image that differs from the committed one is compiled anew.
+# How often a cubin that differs from the committed one is compiled anew.
 ATTEMPTS = 3
 
 
@@ -127,11 +128,11 @@ def archs_of(name):
 
 
 def compile_one(job):
-    """The image of one file for one architecture, its kernels' usage, and the compiler's warnings."""
+    """The cubin of one file for one architecture, its kernels' usage, and the compiler's warnings."""
     name, arch = job
     files = sources()
     headers = [header for header in files if header.endswith(".cuh")]
-    # Headers are handed over, not found: no path of this machine can get into the image.
+    # Headers are handed over, not found: no path of this machine can get into the cubin.
     program = ctypes.c_void_p()
     call("nvrtcCreateProgram", ctypes.byref(program), files[name], name.encode(), len(headers),
          strings([files[header] for header in headers]), strings([header.encode() for header in headers]))
@@ -140,13 +141,13 @@ def compile_one(job):
     log = fetch(program, "ProgramLog").rstrip(b"\0").decode()
     if not compiled:
         raise Failure(f"{name} for {arch}:\n{log}")
-    image = fetch(program, "CUBIN" if arch.startswith("sm_") else "PTX")
+    cubin = fetch(program, "CUBIN" if arch.startswith("sm_") else "PTX")
     call("nvrtcDestroyProgram", ctypes.byref(program))
-    return image, *usage(log)
+    return cubin, *usage(log)
 
 
 def compile_all(names, jobs):
-    """Images and usage by file and architecture."""
+    """Cubins and usage by file and architecture."""
     # The longest sources first, so that no process is left with a long one at the end.
     names = sorted(names, key=lambda name: -(KERNELS / name).stat().st_size)
     work = [(name, arch) for name in names for arch in archs_of(name)]
@@ -172,7 +173,7 @@ def compile_all(names, jobs):
 def fix_addresses():
     """Starts this program anew with the same addresses each time, where the system can.
 
-    The compiler sorts something by address: with addresses at random, one image in about 300 comes out in another order.
+    The compiler sorts something by address: with addresses at random, one cubin in about 300 comes out in another order.
     """
     no_randomization = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2)
     personality = getattr(ctypes.CDLL(None), "personality", None)
@@ -183,12 +184,12 @@ def fix_addresses():
         os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
-def settle(images):
-    """Compiles images that are not the committed ones a few times more: the committed one may be the rare other order."""
+def settle(cubins):
+    """Compiles cubins that are not the committed ones a few times more: the committed one may be the rare other order."""
     for _ in range(ATTEMPTS):
-        for name, archs in images.items():
-            for arch, (image, _) in archs.items():
-                if unpacked(PREBUILT / image_name(name, arch)) != image:
+        for name, archs in cubins.items():
+            for arch, (cubin, _) in archs.items():
+                if unpacked(PREBUILT / cubin_name(name, arch)) != cubin:
                     archs[arch] = compile_one((name, arch))[:2]
 
 
@@ -196,22 +197,22 @@ def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def image_name(name, arch):
+def cubin_name(name, arch):
     kind = "cubin" if arch.startswith("sm_") else "ptx"
     return f"{name.removesuffix('.cu')}.{arch}.{kind}.z"
 
 
-def manifest_of(files, images):
+def manifest_of(files, cubins):
     """The manifest as text: one line a kernel."""
     name, version = requirement()
     text = json.dumps({
         "compiler": f"{name} {version}",
         "options": OPTIONS,
         "sources": {name: sha256(data) for name, data in files.items()},
-        "images": [
-            {"source": name.removesuffix(".cu"), "arch": arch, "file": image_name(name, arch), "bytes": len(image),
-             "sha256": sha256(image), "kernels": kernels}
-            for name, archs in images.items() for arch, (image, kernels) in archs.items()
+        "cubins": [
+            {"source": name.removesuffix(".cu"), "arch": arch, "file": cubin_name(name, arch), "bytes": len(cubin),
+             "sha256": sha256(cubin), "kernels": kernels}
+            for name, archs in cubins.items() for arch, (cubin, kernels) in archs.items()
         ],
     }, indent=1)
     one_line = functools.partial(re.sub, r"\s+", " ")
@@ -219,41 +220,41 @@ def manifest_of(files, images):
 
 
 def unpacked(path):
-    """An image of prebuilt/, or None if it is missing or damaged."""
+    """A cubin of prebuilt/, or None if it is missing or damaged."""
     try:
         return zlib.decompress(path.read_bytes())
     except (FileNotFoundError, zlib.error):
         return None
 
 
-def differences(manifest, images):
+def differences(manifest, cubins):
     """How prebuilt/ differs from what the sources give."""
-    # Images are compared as they are after unpacking: deflate's output is another one in other versions of zlib.
-    for path, image in images.items():
-        if unpacked(path) != image:
+    # Cubins are compared as they are after unpacking: deflate's output is another one in other versions of zlib.
+    for path, cubin in cubins.items():
+        if unpacked(path) != cubin:
             yield f"{path.name} {'differs' if path.exists() else 'is missing'}"
     for path in sorted(PREBUILT.glob("*.z")):
-        if path not in images:
+        if path not in cubins:
             yield f"{path.name} has no source"
     if not MANIFEST.exists() or MANIFEST.read_text() != manifest:
         yield f"{MANIFEST.name} {'differs' if MANIFEST.exists() else 'is missing'}"
 
 
-def write(manifest, images):
+def write(manifest, cubins):
     PREBUILT.mkdir(exist_ok=True)
     for path in PREBUILT.glob("*.z"):
-        if path not in images:
+        if path not in cubins:
             path.unlink()
-    for path, image in images.items():
-        if unpacked(path) != image:
-            path.write_bytes(zlib.compress(image, 9))
+    for path, cubin in cubins.items():
+        if unpacked(path) != cubin:
+            path.write_bytes(zlib.compress(cubin, 9))
     MANIFEST.write_text(manifest)
 
 
-def report(images):
-    for name, archs in images.items():
-        for arch, (image, kernels) in archs.items():
-            print(f"{name} for {arch}: {len(image)} bytes")
+def report(cubins):
+    for name, archs in cubins.items():
+        for arch, (cubin, kernels) in archs.items():
+            print(f"{name} for {arch}: {len(cubin)} bytes")
             for kernel, used in kernels.items():
                 print(f"  {kernel:40} {used['registers']:3} registers, {used['shared']} bytes of static shared memory")
 
@@ -275,15 +276,15 @@ def main():
     if args.check:
         settle(built)
     manifest = manifest_of(files, built)
-    images = {PREBUILT / image_name(name, arch): image for name in built for arch, (image, _) in built[name].items()}
+    cubins = {PREBUILT / cubin_name(name, arch): cubin for name in built for arch, (cubin, _) in built[name].items()}
     if args.check:
-        if found := list(differences(manifest, images)):
+        if found := list(differences(manifest, cubins)):
             raise Failure("kernels/prebuilt is not what the sources give: " + ", ".join(found) + f"; {CURE}")
     else:
-        write(manifest, images)
+        write(manifest, cubins)
     kernels = {kernel for archs in built.values() for _, used in archs.values() for kernel in used}
-    packed = sum(path.stat().st_size for path in images)
-    print(f"{len(kernels)} kernels in {len(images)} images: {packed} bytes, {sum(map(len, images.values()))} unpacked")
+    packed = sum(path.stat().st_size for path in cubins)
+    print(f"{len(kernels)} kernels in {len(cubins)} cubins: {packed} bytes, {sum(map(len, cubins.values()))} unpacked")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ constexpr u32 RUNS = 4;
 
 struct EmitArgs {
     const float* picture;
-    // The picture to write if a flag is set; both may be null.
-    const float* instead;
-    const u32* spoiled;
+    // The picture to write in its place if the flag is set; both may be null.
+    const float* fallback;
+    const u32* non_finite;
     void* out;
     u32 height, width, rows, cols;
     float half;
@@ -56,7 +56,7 @@ struct ToPictureArgs {
 
 // The top left of a picture as packed RGB; `half` decides between rounding and truncation. NaN becomes 0.
 template <class S> DEVICE void emit(const EmitArgs& args, float top) {
-    const float* picture = args.spoiled && *args.spoiled ? args.instead : args.picture;
+    const float* picture = args.non_finite && *args.non_finite ? args.fallback : args.picture;
     const u32 x = (block_x() * THREADS + thread()) * FLOATS, y = block_y();
     if (x >= args.cols) return;
     const u32 count = args.cols - x;

@@ -10,10 +10,10 @@ constexpr u32 THREADS = 128;
 constexpr u32 SIDE = 8;
 constexpr float EPS = 1e-6f;
 
-// Channel pairs of a head that turn with the frame; as many with the row, and with the column.
+// Channel pairs of a head that are rotated by the frame's number; by the row's, and as many by the column's.
 constexpr u32 TIME_PAIRS = 22, SPACE_PAIRS = 21;
 
-struct alignas(8) Turn {
+struct alignas(8) Rotation {
     float cos, sin;
 };
 
@@ -21,8 +21,8 @@ struct QkArgs {
     const void* qkv;
     const float* norm_q;
     const float* norm_k;
-    // For each frame, then each row, then each column of the grid: the turns of its pairs.
-    const Turn* turns;
+    // The RoPE table: for each frame, then each row, then each column of the grid, the rotations of its pairs.
+    const Rotation* cos_sin;
     void* q;
     u32 tokens, dim, frames, rows, cols;
     // One per frame pair.
@@ -30,15 +30,15 @@ struct QkArgs {
     void* v[MAX_GROUPS];
 };
 
-// The turn of a channel pair of a head for the token at `index`.
-DEVICE Turn turn_of(const QkArgs& args, u32 index, u32 pair) {
+// The rotation of a channel pair of a head for the token at `index`.
+DEVICE Rotation rotation_of(const QkArgs& args, u32 index, u32 pair) {
     const u32 window_cols = args.cols / SIDE, windows = args.rows / SIDE * window_cols;
     const u32 window = index / WINDOW, token = index % WINDOW;
     if (pair < TIME_PAIRS) {
         const u32 frame = window / windows * 2 + token / (SIDE * SIDE);
-        return args.turns[frame * TIME_PAIRS + pair];
+        return args.cos_sin[frame * TIME_PAIRS + pair];
     }
-    const Turn* space = args.turns + args.frames * TIME_PAIRS;
+    const Rotation* space = args.cos_sin + args.frames * TIME_PAIRS;
     if (pair < TIME_PAIRS + SPACE_PAIRS) {
         const u32 row = window % windows / window_cols * SIDE + token / SIDE % SIDE;
         return space[row * SPACE_PAIRS + pair - TIME_PAIRS];
@@ -48,7 +48,7 @@ DEVICE Turn turn_of(const QkArgs& args, u32 index, u32 pair) {
 }
 
 // A warp takes the queries (block_y 0), keys (1) or values (2) of a token. What a warp reads at once is a whole number
-// of heads, so that a lane sees the same channels in every head that it reads, and keeps their turns.
+// of heads, so that a lane sees the same channels in every head that it reads, and keeps their rotations.
 template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     static_assert(WARP * N % HEAD == 0, "a lane sees the same channels of every head");
@@ -78,9 +78,9 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     }
     const float inverse = 1.0f / sqrtf(warp_sum(squares) / float(dim) + EPS);
 
-    Turn turns[N / 2];
+    Rotation rotations[N / 2];
 #pragma unroll
-    for (u32 i = 0; i < N / 2; ++i) turns[i] = turn_of(args, token, lane() * N % HEAD / 2 + i);
+    for (u32 i = 0; i < N / 2; ++i) rotations[i] = rotation_of(args, token, lane() * N % HEAD / 2 + i);
     const float* gamma = part == 0 ? args.norm_q : args.norm_k;
 #pragma unroll 1
     for (u32 col = lane() * N; col < dim; col += WARP * N, out += step) {
@@ -92,9 +92,9 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
         for (u32 i = 0; i < N; i += 2) {
             const float a = to_float(v.values[i]) * inverse * scale[i / 4].values[i % 4];
             const float b = to_float(v.values[i + 1]) * inverse * scale[i / 4].values[i % 4 + 1];
-            const Turn turn = turns[i / 2];
-            v.values[i] = from_float<T>(a * turn.cos - b * turn.sin);
-            v.values[i + 1] = from_float<T>(a * turn.sin + b * turn.cos);
+            const Rotation rotation = rotations[i / 2];
+            v.values[i] = from_float<T>(a * rotation.cos - b * rotation.sin);
+            v.values[i + 1] = from_float<T>(a * rotation.sin + b * rotation.cos);
         }
         *reinterpret_cast<Vec16*>(out) = v;
     }

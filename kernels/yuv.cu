@@ -39,9 +39,9 @@ struct ToRgbArgs {
 
 struct FromRgbArgs {
     const float* picture;
-    // The picture to write if a flag is set; both may be null.
-    const float* instead;
-    const u32* spoiled;
+    // The picture to write in its place if the flag is set; both may be null.
+    const float* fallback;
+    const u32* non_finite;
     // The last one is given its largest value, unless it is null.
     Component components[4];
     Affine affine;
@@ -125,7 +125,7 @@ template <class S> DEVICE void write(const FromRgbArgs& args, u32 component, u32
 
 // The top left of a picture. A thread makes a chroma sample, and the pixels that it belongs to.
 template <class S> DEVICE void from_rgb(const FromRgbArgs& args) {
-    const float* picture = args.spoiled && *args.spoiled ? args.instead : args.picture;
+    const float* picture = args.non_finite && *args.non_finite ? args.fallback : args.picture;
     const u32 chroma_x = block_x() * THREADS + thread(), chroma_y = block_y();
     if (chroma_x >= args.across.count) return;
     const u32 left = chroma_x << args.across.halved, top = chroma_y << args.down.halved;

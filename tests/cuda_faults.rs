@@ -106,7 +106,7 @@ impl Driver for Fragile {
         TensorCores::default()
     }
 
-    fn multiprocessors(&self) -> usize {
+    fn sm_count(&self) -> usize {
         1
     }
 

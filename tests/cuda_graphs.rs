@@ -146,7 +146,7 @@ impl Driver for Checking {
         TensorCores::default()
     }
 
-    fn multiprocessors(&self) -> usize {
+    fn sm_count(&self) -> usize {
         1
     }
 

@@ -115,7 +115,7 @@ impl Driver for Dry {
         TensorCores::Warp
     }
 
-    fn multiprocessors(&self) -> usize {
+    fn sm_count(&self) -> usize {
         1
     }
 

@@ -87,7 +87,7 @@ pub struct DraftMask {
     /// Side R of the local neighbourhood in windows: rows `r - R/2 ..= r - R/2 + R - 1`.
     pub local_range: usize,
     /// Entries kept per head and frame pair (K); the K largest that are strictly greater than the next one.
-    pub keep: usize,
+    pub top_k: usize,
 }
 
 /// How the colours of the output are brought back to those of the input.

@@ -25,7 +25,7 @@ const PATCH_FEATURES: usize = 4 * LATENT_CHANNELS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DitParams {
     /// Entries that the draft mask keeps per head and query frame pair.
-    pub keep: usize,
+    pub top_k: usize,
     /// Frame pairs above which the cache drops one.
     pub kv_groups: usize,
     /// Side of the local neighbourhood in attention windows.
@@ -50,7 +50,7 @@ impl DitParams {
                 "kv-ratio {kv_ratio} and local-range {local_range}: both must be 1 or more"
             )));
         }
-        Ok(Self { keep: entries as usize - 1, kv_groups: kv_ratio as usize, local_range })
+        Ok(Self { top_k: entries as usize - 1, kv_groups: kv_ratio as usize, local_range })
     }
 
     /// What the draft mask of a window keeps.
@@ -59,7 +59,7 @@ impl DitParams {
             window_rows: grid.window_rows(),
             window_cols: grid.window_cols(),
             local_range: self.local_range,
-            keep: self.keep,
+            top_k: self.top_k,
         }
     }
 }

@@ -237,7 +237,7 @@ mod tests {
             TensorCores::Warp
         }
 
-        fn multiprocessors(&self) -> usize {
+        fn sm_count(&self) -> usize {
             1
         }
 

@@ -79,12 +79,12 @@ struct Draft {
     keys: usize,
     heads: usize,
     local_range: usize,
-    keep: usize,
+    top_k: usize,
 }
 
 impl Draft {
-    const fn new(rows: usize, cols: usize, pairs: [usize; 2], heads: usize, local_range: usize, keep: usize) -> Self {
-        Self { rows, cols, queries: pairs[0], keys: pairs[1], heads, local_range, keep }
+    const fn new(rows: usize, cols: usize, pairs: [usize; 2], heads: usize, local_range: usize, top_k: usize) -> Self {
+        Self { rows, cols, queries: pairs[0], keys: pairs[1], heads, local_range, top_k }
     }
 
     fn windows(&self) -> usize {
@@ -92,7 +92,7 @@ impl Draft {
     }
 
     fn params(&self) -> DraftMask {
-        DraftMask { window_rows: self.rows, window_cols: self.cols, local_range: self.local_range, keep: self.keep }
+        DraftMask { window_rows: self.rows, window_cols: self.cols, local_range: self.local_range, top_k: self.top_k }
     }
 
     /// Whether key window `k` of a frame pair is in the neighbourhood of query window `q`.
@@ -122,7 +122,7 @@ impl Draft {
                 }
                 let mut sorted = table.clone();
                 sorted.sort_by(|a, b| b.total_cmp(a));
-                let threshold = sorted[self.keep.min(table.len() - 1)];
+                let threshold = sorted[self.top_k.min(table.len() - 1)];
                 let start = (head * self.queries + pair) * s * all_keys;
                 for (entry, probability) in mask.values[start..].iter_mut().zip(&table) {
                     *entry = f64::from(u8::from(*probability > threshold));
@@ -175,20 +175,20 @@ pub fn draft_mask<B: Backend>(b: &B) {
         let q_mean = Array::random("q mean", &[draft.queries * draft.windows(), dim], 1.0);
         let k_mean = Array::random("k mean", &[draft.keys * draft.windows(), dim], 1.0);
         let mask = draft.check(b, &format!("draft {i}"), &q_mean, &k_mean);
-        empty_rows |= draft.keep > 0 && has_empty_row(&mask);
+        empty_rows |= draft.top_k > 0 && has_empty_row(&mask);
     }
     assert!(empty_rows, "no draft leaves a query window without keys");
 }
 
 /// Entries that equal the threshold are dropped, all of them. Static pictures make such ties.
 pub fn draft_mask_ties<B: Backend>(b: &B) {
-    let draft = |keep| Draft::new(1, 4, [1, 1], 1, 11, keep);
+    let draft = |top_k| Draft::new(1, 4, [1, 1], 1, 11, top_k);
     // Every query alike; the keys score 3, 2, 2 and 1: small integers, so that every sum is exact.
     let one_hot = |values: [f64; 4]| Array::build([4, HEAD], |[w, c]| if c == 5 { values[w] } else { 0.0 });
     let (q_mean, k_mean) = (one_hot([1.0; 4]), one_hot([3.0, 2.0, 2.0, 1.0]));
-    for (keep, kept) in [(0, 0.0), (1, 0.0), (3, 0.0), (4, 4.0), (8, 4.0), (11, 4.0), (12, 12.0), (15, 12.0)] {
-        let mask = draft(keep).check(b, &format!("keep {keep}"), &q_mean, &k_mean);
-        assert_eq!(mask.values.iter().sum::<f64>(), kept, "keep {keep}");
+    for (top_k, kept) in [(0, 0.0), (1, 0.0), (3, 0.0), (4, 4.0), (8, 4.0), (11, 4.0), (12, 12.0), (15, 12.0)] {
+        let mask = draft(top_k).check(b, &format!("top k {top_k}"), &q_mean, &k_mean);
+        assert_eq!(mask.values.iter().sum::<f64>(), kept, "top k {top_k}");
     }
 }
 
@@ -248,7 +248,7 @@ fn sparse<B: Backend>(b: &B, draft: &Draft, magnitude: f64) -> Array {
         })
         .collect();
     let got = b.block_sparse_attention(&q.heads(b), &groups.iter().collect::<Vec<_>>(), &mask).unwrap();
-    let case = format!("{} of {} windows, magnitude {magnitude}", draft.keep, s * draft.keys);
+    let case = format!("{} of {} windows, magnitude {magnitude}", draft.top_k, s * draft.keys);
     agrees_within(b, &case, &got, &want, tolerance_of_scores(magnitude));
     allowed
 }

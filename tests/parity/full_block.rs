@@ -58,7 +58,7 @@ pub fn check<B: Backend>(b: &B, data: &Data, report: &mut Report) -> Result<()> 
     let block = DitBlock::load(b, &weights, "block.", &t_mod, &context, dim, FFN)?;
 
     let params = DitParams {
-        keep: data.number("topk")?,
+        top_k: data.number("topk")?,
         kv_groups: data.number("kv_len")?,
         local_range: data.number("local_range")?,
     };

@@ -51,7 +51,7 @@ pub(super) fn draft_mask(q_mean: &CpuTensor, k_means: &[&CpuTensor], params: &Dr
                 }
                 softmax(row);
             }
-            let threshold = threshold(&table, params.keep);
+            let threshold = threshold(&table, params.top_k);
             table
                 .chunks_exact(key_windows)
                 .map(|row| (0u32..).zip(row).filter(|(_, p)| **p > threshold).map(|(key, _)| key).collect())
@@ -81,9 +81,9 @@ fn softmax(row: &mut [f32]) {
     row.iter_mut().for_each(|v| *v /= sum);
 }
 
-/// The value that an entry must exceed: the (keep + 1)-th largest, or the smallest of a table that is no larger.
-fn threshold(table: &[f32], keep: usize) -> f32 {
-    let rank = keep.min(table.len() - 1);
+/// The value that an entry must exceed: the (top_k + 1)-th largest, or the smallest of a table that is no larger.
+fn threshold(table: &[f32], top_k: usize) -> f32 {
+    let rank = top_k.min(table.len() - 1);
     let mut sorted = table.to_vec();
     *sorted.select_nth_unstable_by(rank, |a, b| b.total_cmp(a)).1
 }

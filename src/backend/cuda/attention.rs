@@ -124,7 +124,7 @@ impl<D: Driver> CudaBackend<D> {
         };
         if self.on_warpgroups() {
             let windows = mask.heads * mask.query_windows;
-            let blocks = windows.min(self.multiprocessors);
+            let blocks = windows.min(self.sm_count);
             let args = HopperArgs {
                 sparse: args,
                 work_counter: mask.work_counter.address(),

@@ -105,7 +105,7 @@ impl<D: Driver> CudaBackend<D> {
 
     /// Times the same GEMMs with our layer and with the library's.
     fn time(&self, layers: [&CudaLinear; 2], (inputs, _): Sides) -> Result<Times> {
-        let x = self.empty_matrix(ROWS * self.multiprocessors, inputs)?;
+        let x = self.empty_matrix(ROWS * self.sm_count, inputs)?;
         self.queue.fill(x.address(), FILLING, x.shape.len() * x.precision.bytes())?;
         let mut best = [Duration::MAX; 2];
         for round in 0..ROUNDS {

@@ -114,8 +114,8 @@ pub trait Driver: Memory {
     /// The best that it has.
     fn tensor_cores(&self) -> TensorCores;
 
-    /// Its multiprocessors, each of which runs blocks of its own.
-    fn multiprocessors(&self) -> usize;
+    /// The number of its multiprocessors (SMs), each of which runs blocks of its own.
+    fn sm_count(&self) -> usize;
 
     /// What has come up that the user ought to know; each is told once.
     fn notice(&self) -> Option<String> {

@@ -161,7 +161,7 @@ impl Driver for Emulator {
     }
 
     /// Few, so that blocks that stay for several pieces of work do so in tests.
-    fn multiprocessors(&self) -> usize {
+    fn sm_count(&self) -> usize {
         3
     }
 

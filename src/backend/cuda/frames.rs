@@ -79,8 +79,8 @@ struct DownArgs {
 #[repr(C)]
 struct EmitArgs {
     picture: Address,
-    instead: Address,
-    spoiled: Address,
+    fallback: Address,
+    non_finite: Address,
     out: Address,
     height: u32,
     width: u32,
@@ -285,19 +285,19 @@ impl<D: Driver> CudaBackend<D> {
         Ok(())
     }
 
-    /// Writes the top left of `picture`, without anything between its rows and planes; with `instead`, the top left of that
+    /// Writes the top left of `picture`, without anything between its rows and planes; with `fallback`, the top left of that
     /// picture where the flag at the address is set.
-    fn emit_into(&self, frame: &Emitted, picture: &CudaTensor, instead: Option<(&CudaTensor, Address)>) -> Result<()> {
+    fn emit_into(&self, frame: &Emitted, picture: &CudaTensor, fallback: Option<(&CudaTensor, Address)>) -> Result<()> {
         let depth = match &frame.format {
             Format::Rgb(depth) => depth.bytes(),
-            Format::Video(layout) => return self.emit_planes(layout, frame, picture, instead),
+            Format::Video(layout) => return self.emit_planes(layout, frame, picture, fallback),
         };
         let (height, width) = picture.picture_dims()?;
         let Size { width: cols, height: rows } = frame.size;
         let args = EmitArgs {
             picture: picture.address(),
-            instead: instead.map_or(0, |(picture, _)| picture.address()),
-            spoiled: instead.map_or(0, |(_, flag)| flag),
+            fallback: fallback.map_or(0, |(picture, _)| picture.address()),
+            non_finite: fallback.map_or(0, |(_, flag)| flag),
             out: frame.out,
             height: index(height)?,
             width: index(width)?,
@@ -323,11 +323,11 @@ impl<D: Driver> CudaBackend<D> {
         // The frame, and behind it whether it is the input's: one copy brings both.
         let flag = format.bytes(size).next_multiple_of(FLAG_BYTES);
         let memory = self.arena.allocate(flag + FLAG_BYTES)?;
-        let spoiled = memory.address() + flag as u64;
-        self.flag_unless_finite(hq, spoiled)?;
+        let non_finite = memory.address() + flag as u64;
+        self.flag_unless_finite(hq, non_finite)?;
         let picture = self.run_color_fix(hq, lq, color_fix)?;
         let frame = Emitted { out: memory.address(), size, format, rounding };
-        self.emit_into(&frame, &picture, Some((lq, spoiled)))?;
+        self.emit_into(&frame, &picture, Some((lq, non_finite)))?;
         let download = self.queue.start_download(memory.address(), flag + FLAG_BYTES)?;
         Ok(CudaPendingFrame { download, _memory: memory, size, format })
     }

@@ -109,6 +109,6 @@ impl<D: Driver> CudaBackend<D> {
     pub(super) fn gemm_grid(&self, packed: &Packed, rows: usize, batches: usize) -> [usize; 3] {
         let (height, width) = packed.tile.sides();
         let tiles = rows.div_ceil(height) * packed.columns.div_ceil(width);
-        if packed.tile.is_hopper() { [(tiles * batches).min(self.multiprocessors), 1, 1] } else { [tiles, 1, batches] }
+        if packed.tile.is_hopper() { [(tiles * batches).min(self.sm_count), 1, 1] } else { [tiles, 1, batches] }
     }
 }

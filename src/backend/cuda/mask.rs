@@ -149,7 +149,7 @@ impl<D: Driver> CudaBackend<D> {
             table: table.address(),
             thresholds: thresholds.address(),
             entries: index(entries)?,
-            rank: index(params.keep.min(entries - 1))?,
+            rank: index(params.top_k.min(entries - 1))?,
         };
         self.launch_one(&DRAFT_SELECT, [tables, 1, 1], &args)?;
         let rows = heads * queries;

@@ -67,7 +67,7 @@ pub struct CudaBackend<D: Driver> {
     arena: Arc<Arena>,
     precision: Precision,
     tensor_cores: TensorCores,
-    multiprocessors: usize,
+    sm_count: usize,
     library: Library,
     /// Rows of a frame without what lies between them, on their way to or from the device.
     staging: Mutex<Vec<u8>>,
@@ -83,10 +83,10 @@ impl<D: Driver> CudaBackend<D> {
     pub fn new(driver: Arc<D>, precision: Precision) -> Result<Self> {
         let queue = QueueOrDryRun::Queue(driver.queue()?);
         let arena = Arc::new(Arena::new(driver.clone()));
-        let (tensor_cores, multiprocessors) = (driver.tensor_cores(), driver.multiprocessors());
+        let (tensor_cores, sm_count) = (driver.tensor_cores(), driver.sm_count());
         let library = Library::new(driver.library());
         let (staging, scratch) = (Mutex::default(), Mutex::default());
-        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, multiprocessors, library, staging, scratch })
+        Ok(Self { memory: driver, queue, arena, precision, tensor_cores, sm_count, library, staging, scratch })
     }
 
     /// A backend on whose tensors nothing is ever computed and which takes no memory: [`Arena::high_water`] then tells what a
@@ -98,10 +98,10 @@ impl<D: Driver> CudaBackend<D> {
         let memory: Arc<dyn Memory> = Arc::new(NullMemory::default());
         let arena = Arc::new(Arena::new(memory.clone()));
         arena.reserve(NULL_MEMORY_BYTES)?;
-        let (queue, multiprocessors) = (QueueOrDryRun::DryRun, 1);
+        let (queue, sm_count) = (QueueOrDryRun::DryRun, 1);
         let library = Library::new(None);
         let (staging, scratch) = (Mutex::default(), Mutex::default());
-        Ok(Self { memory, queue, arena, precision, tensor_cores, multiprocessors, library, staging, scratch })
+        Ok(Self { memory, queue, arena, precision, tensor_cores, sm_count, library, staging, scratch })
     }
 
     /// The memory of activations.

@@ -25,7 +25,7 @@ struct QkArgs {
     qkv: Address,
     norm_q: Address,
     norm_k: Address,
-    turns: Address,
+    cos_sin: Address,
     q: Address,
     tokens: u32,
     dim: u32,
@@ -57,7 +57,7 @@ unsafe impl Args for MeanArgs {}
 /// The table of one window's [`Rope`].
 pub struct CudaRope {
     /// Rows of (cos, sin): see [`RopeTables::table`](crate::backend::RopeTables::table).
-    turns: CudaTensor,
+    cos_sin: CudaTensor,
     positions: [usize; 3],
 }
 
@@ -76,9 +76,9 @@ pub(super) fn group_addresses<'a>(
 
 impl<D: Driver> CudaBackend<D> {
     pub(super) fn upload_rope(&self, rope: &Rope) -> Result<CudaRope> {
-        let turns: Vec<f32> = rope.tables().table().flat_map(|(cos, sin)| [cos, sin]).collect();
-        let turns = self.upload(Shape::Matrix(turns.len() / 2, 2), Precision::F32, &turns)?;
-        Ok(CudaRope { turns, positions: rope.positions() })
+        let cos_sin: Vec<f32> = rope.tables().table().flat_map(|(cos, sin)| [cos, sin]).collect();
+        let cos_sin = self.upload(Shape::Matrix(cos_sin.len() / 2, 2), Precision::F32, &cos_sin)?;
+        Ok(CudaRope { cos_sin, positions: rope.positions() })
     }
 
     pub(super) fn run_qk_norm_rope(
@@ -114,7 +114,7 @@ impl<D: Driver> CudaBackend<D> {
             qkv: qkv.address(),
             norm_q: norm_q.address(),
             norm_k: norm_k.address(),
-            turns: rope.turns.address(),
+            cos_sin: rope.cos_sin.address(),
             q: q.address(),
             tokens: index(tokens)?,
             dim: index(dim)?,

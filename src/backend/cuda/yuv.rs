@@ -71,8 +71,8 @@ struct ToRgbArgs {
 #[repr(C)]
 struct FromRgbArgs {
     picture: Address,
-    instead: Address,
-    spoiled: Address,
+    fallback: Address,
+    non_finite: Address,
     components: [Component; 4],
     affine: Affine,
     across: ChromaArgs,
@@ -149,22 +149,22 @@ impl<D: Driver> CudaBackend<D> {
         Ok(rgb)
     }
 
-    /// Writes the top left of `picture` as planes, one behind the other; with `instead`, the top left of that picture where
+    /// Writes the top left of `picture` as planes, one behind the other; with `fallback`, the top left of that picture where
     /// the flag at the address is set.
     pub(super) fn emit_planes(
         &self,
         layout: &Layout,
         frame: &Emitted,
         picture: &CudaTensor,
-        instead: Option<(&CudaTensor, Address)>,
+        fallback: Option<(&CudaTensor, Address)>,
     ) -> Result<()> {
         let (height, width) = picture.picture_dims()?;
         let ([first, second, third], filler) = components(layout, frame.size, frame.out)?;
         let top = layout.depth().largest();
         let args = FromRgbArgs {
             picture: picture.address(),
-            instead: instead.map_or(0, |(picture, _)| picture.address()),
-            spoiled: instead.map_or(0, |(_, flag)| flag),
+            fallback: fallback.map_or(0, |(picture, _)| picture.address()),
+            non_finite: fallback.map_or(0, |(_, flag)| flag),
             components: [first, second, third, filler],
             affine: layout.from_rgb().scaled(top, 1.0).into(),
             across: chroma(layout.across, frame.size.width)?,

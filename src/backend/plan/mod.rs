@@ -223,7 +223,7 @@ impl Backend for PlanBackend {
         let keys: usize = k_means.iter().map(|k| k.positions()).sum();
         let windows = params.window_rows * params.window_cols;
         let tables = heads * q_mean.positions() / windows.max(1);
-        Ok(PlanMask { pairs: tables * params.keep.min((windows * keys).saturating_sub(1)) })
+        Ok(PlanMask { pairs: tables * params.top_k.min((windows * keys).saturating_sub(1)) })
     }
 
     fn block_sparse_attention(

@@ -14,8 +14,8 @@ use cudarc::driver::sys::{
 };
 use parking_lot::RwLock;
 
+use super::cubins;
 use super::fault::{check, refuse};
-use super::images;
 use crate::backend::cuda::driver::Kernel;
 use crate::error::{Error, Result};
 
@@ -41,7 +41,7 @@ pub(super) struct Device {
     handle: CUdevice,
     context: CUcontext,
     capability: (u32, u32),
-    multiprocessors: u32,
+    sm_count: u32,
     /// Bytes of shared memory that a block can have.
     shared: u32,
     loaded: RwLock<Loaded>,
@@ -104,9 +104,9 @@ impl Device {
         };
         let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let sm_count = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let shared = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        if (major, minor) < images::OLDEST {
+        if (major, minor) < cubins::OLDEST {
             let reason = format!(
                 "its compute capability is {major}.{minor}, and 8.0 is the least: a card of the Ampere generation (A100, \
                  GeForce RTX 30) or later; take such a card, or set device=cpu"
@@ -118,7 +118,7 @@ impl Device {
         check(&name, "cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, handle) })?;
         let capability = (major, minor);
         let (loaded, no_graphs, notified) = (RwLock::default(), OnceLock::new(), AtomicBool::new(false));
-        Ok(Self { name, handle, context, capability, multiprocessors, shared, loaded, no_graphs, notified })
+        Ok(Self { name, handle, context, capability, sm_count, shared, loaded, no_graphs, notified })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -129,8 +129,8 @@ impl Device {
         self.capability
     }
 
-    pub(super) fn multiprocessors(&self) -> usize {
-        self.multiprocessors as usize
+    pub(super) fn sm_count(&self) -> usize {
+        self.sm_count as usize
     }
 
     /// Makes this thread's calls go to the device. Every call needs it, since other libraries of the process may have
@@ -183,19 +183,19 @@ impl Device {
 
     /// Loads the kernels of a file.
     fn load(&self, file: &str) -> Result<CUmodule> {
-        let image = images::find(file, self.capability)?;
-        let bytes = image.unpack()?;
+        let cubin = cubins::find(file, self.capability)?;
+        let bytes = cubin.unpack()?;
         let mut log = vec![0u8; LOG_BYTES];
         let mut options = [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
         let mut values = [log.as_mut_ptr().cast::<c_void>(), ptr::without_provenance_mut(LOG_BYTES - 1)];
         let mut module = ptr::null_mut();
-        // SAFETY: the image is an ELF file or ends with a zero, and the driver keeps nothing of it; it writes one
+        // SAFETY: the cubin is an ELF file, or PTX that ends with a zero, and the driver keeps nothing of it; it writes one
         // pointer and at most LOG_BYTES - 1 bytes of text.
         let code = unsafe {
             sys::cuModuleLoadDataEx(&mut module, bytes.as_ptr().cast(), 2, options.as_mut_ptr(), values.as_mut_ptr())
         };
         let log: Vec<u8> = log.into_iter().take_while(|c| *c != 0).collect();
-        let call = format!("cuModuleLoadData of {}", image.name());
+        let call = format!("cuModuleLoadData of {}", cubin.name());
         match self.check(call, code) {
             Err(Error::Device { device, reason }) if !log.is_empty() => {
                 refuse(&device, format!("{reason}: {}", String::from_utf8_lossy(&log).trim()))

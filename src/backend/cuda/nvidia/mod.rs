@@ -3,11 +3,11 @@
 //! NVIDIA's GPUs: CUDA's driver, which is opened at run time, and the kernels that this crate brings. A user needs the
 //! driver and nothing else of CUDA; without it, [`Nvidia::open`] says so.
 
+mod cubins;
 mod cublas_lt;
 mod device;
 mod fault;
 mod graph;
-mod images;
 mod launches;
 mod queue;
 mod staging;
@@ -129,8 +129,8 @@ impl Driver for Nvidia {
         self.tensor_cores
     }
 
-    fn multiprocessors(&self) -> usize {
-        self.device.multiprocessors()
+    fn sm_count(&self) -> usize {
+        self.device.sm_count()
     }
 
     fn notice(&self) -> Option<String> {

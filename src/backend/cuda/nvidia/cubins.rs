@@ -4,20 +4,20 @@
 
 use crate::error::{Error, Result};
 
-/// A file of kernels, compiled for one architecture.
-pub(super) struct Image {
+/// A file of kernels, compiled for one architecture: a cubin, or for the PTX architecture PTX in its place.
+pub(super) struct Cubin {
     /// The file of `kernels/`, without `.cu`.
     source: &'static str,
     /// What it was compiled for, as the compiler calls it.
     arch: &'static str,
     /// Bytes when unpacked.
     bytes: usize,
-    /// The image as zlib packs it.
+    /// The cubin as zlib packs it.
     packed: &'static [u8],
 }
 
 /// Written by build.rs.
-static IMAGES: &[Image] = &include!(concat!(env!("OUT_DIR"), "/images.rs"));
+static CUBINS: &[Cubin] = &include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
 
 /// PTX, which the driver translates.
 const PTX: &str = "compute_80";
@@ -40,9 +40,9 @@ fn arch(capability: (u32, u32)) -> &'static str {
     }
 }
 
-/// The image of `source` for a device.
-pub(super) fn find(source: &str, capability: (u32, u32)) -> Result<&'static Image> {
-    let of = |arch| IMAGES.iter().find(|image| image.source == source && image.arch == arch);
+/// The cubin of `source` for a device.
+pub(super) fn find(source: &str, capability: (u32, u32)) -> Result<&'static Cubin> {
+    let of = |arch| CUBINS.iter().find(|cubin| cubin.source == source && cubin.arch == arch);
     of(arch(capability)).or_else(|| of(PTX)).ok_or_else(|| {
         Error::Compute(format!(
             "this build has no kernels of {source}.cu; run python3 kernels/compile.py and build again"
@@ -50,12 +50,12 @@ pub(super) fn find(source: &str, capability: (u32, u32)) -> Result<&'static Imag
     })
 }
 
-impl Image {
+impl Cubin {
     /// What the driver loads: an ELF file, or PTX with a zero at its end.
     pub(super) fn unpack(&self) -> Result<Vec<u8>> {
         miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(self.packed, self.bytes)
             .ok()
-            .filter(|image| image.len() == self.bytes)
+            .filter(|cubin| cubin.len() == self.bytes)
             .ok_or_else(|| Error::Compute(format!("kernels/prebuilt: {} for {} is damaged", self.source, self.arch)))
     }
 
@@ -100,13 +100,13 @@ mod tests {
 
     #[test]
     fn images_are_whole() {
-        assert!(!IMAGES.is_empty());
-        for image in IMAGES {
-            let bytes = image.unpack().unwrap();
-            if image.arch == PTX {
-                assert!(bytes.ends_with(b"\0") && bytes.starts_with(b"//"), "{}", image.name());
+        assert!(!CUBINS.is_empty());
+        for cubin in CUBINS {
+            let bytes = cubin.unpack().unwrap();
+            if cubin.arch == PTX {
+                assert!(bytes.ends_with(b"\0") && bytes.starts_with(b"//"), "{}", cubin.name());
             } else {
-                assert!(bytes.starts_with(b"\x7fELF"), "{}", image.name());
+                assert!(bytes.starts_with(b"\x7fELF"), "{}", cubin.name());
             }
         }
     }
