@@ -4,11 +4,16 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, StringValueParser, TypedValueParser, ValueParser};
 use clap::{Parser, ValueEnum};
+use gst::glib;
+use gst::prelude::*;
 use gstreamer as gst;
 
 use crate::element_options::ElementOptions;
-use crate::{outcome, rate};
+use crate::piece::Piece;
+use crate::sizes::Asked;
+use crate::{moment, outcome, rate};
 
 /// Upscales video files with FlashVSR.
 ///
@@ -47,6 +52,22 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 
+    /// Width of the output in pixels, in place of --scale; its height follows from the shape of the picture
+    #[arg(long, value_name = "PIXELS", conflicts_with = "scale")]
+    pub width: Option<u32>,
+
+    /// Height of the output in pixels, in place of --scale; together with --width, the picture fits into both
+    #[arg(long, value_name = "PIXELS", conflicts_with = "scale")]
+    pub height: Option<u32>,
+
+    /// Begin here in the input: seconds, or minutes:seconds, or hours:minutes:seconds
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = moment::parse)]
+    pub start: gst::ClockTime,
+
+    /// End after this time: a short piece shows what a long run will give
+    #[arg(long, value_name = "TIME", value_parser = length)]
+    pub duration: Option<gst::ClockTime>,
+
     /// Video codec of the output; if not given, H.264, or H.265 for an input of more than 8 bits
     #[arg(long, value_enum)]
     pub codec: Option<Codec>,
@@ -58,6 +79,10 @@ pub struct Args {
     /// Average bit rate in kbit/s, in place of a constant quality
     #[arg(long, value_name = "KBIT", conflicts_with = "quality", value_parser = clap::value_parser!(u32).range(1..=102_400))]
     pub bitrate: Option<u32>,
+
+    /// How much time the encoder takes for a smaller file; if not given, its own default
+    #[arg(long, value_name = "NAME", value_parser = preset())]
+    pub preset: Option<&'static str>,
 
     /// Write the bicubic picture and ours side by side, in 8 bits
     #[arg(long)]
@@ -80,6 +105,44 @@ pub struct Args {
     pub element: ElementOptions,
 }
 
+impl Args {
+    /// The size that is asked for.
+    pub fn size(&self, scale: f64) -> Asked {
+        match (self.width, self.height) {
+            (None, None) => Asked::Scale(scale),
+            (width, height) => Asked::Within { width, height },
+        }
+    }
+
+    /// The piece of the input that is asked for.
+    pub fn piece(&self) -> Piece {
+        Piece::new(self.start, self.duration)
+    }
+}
+
+fn length(text: &str) -> Result<gst::ClockTime, String> {
+    let length = moment::parse(text)?;
+    if length.is_zero() { Err("a time that is longer than nothing is needed".to_owned()) } else { Ok(length) }
+}
+
+/// The presets of the encoders, which have the same names in all of them; any text where GStreamer lacks the encoders.
+fn preset() -> ValueParser {
+    let nicks = ["x264enc", "x265enc"].into_iter().find_map(|encoder| {
+        let encoder = gst::ElementFactory::make(encoder).build().ok()?;
+        let spec = encoder.find_property("speed-preset")?.downcast::<glib::ParamSpecEnum>().ok()?;
+        let class = spec.enum_class();
+        // "None" is the state in which no preset is set.
+        let values = class.values().iter().filter(|value| value.value() > 0);
+        Some(values.map(|value| value.nick().to_owned()).collect::<Vec<_>>())
+    });
+    // The one that is given is there as long as the process.
+    let keep = |nick: String| -> &'static str { nick.leak() };
+    match nicks {
+        Some(nicks) => PossibleValuesParser::new(nicks).map(keep).into(),
+        None => StringValueParser::new().map(keep).into(),
+    }
+}
+
 /// Video codec of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Codec {
@@ -91,10 +154,6 @@ pub enum Codec {
 
 #[cfg(test)]
 mod tests {
-    use gst::glib;
-    use gst::prelude::*;
-    use gstreamer as gst;
-
     use super::*;
 
     fn parse(more: &[&str]) -> Result<Args, clap::Error> {
@@ -151,6 +210,45 @@ mod tests {
                     value == right || value.parse::<f64>().ok() == right.parse().ok(),
                     "{option}: {value}, not {right}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn a_size_is_a_scale_or_a_width_or_a_height() {
+        assert_eq!(parse(&[]).unwrap().size(2.0), Asked::Scale(2.0));
+        let asked = parse(&["--height", "1080"]).unwrap().size(2.0);
+        assert_eq!(asked, Asked::Within { width: None, height: Some(1080) });
+        assert!(parse(&["--height", "1080", "--width", "1920"]).is_ok());
+        for side in ["--height", "--width"] {
+            assert!(parse(&[side, "1080", "--scale", "2"]).is_err());
+            assert!(parse(&[side, "-1"]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_piece_has_a_start_and_a_length() {
+        assert!(parse(&[]).unwrap().piece().is_all());
+        let piece = parse(&["--start", "1:30", "--duration", "2.5"]).unwrap().piece();
+        assert_eq!((piece.start.mseconds(), piece.duration.unwrap().mseconds()), (90_000, 2500));
+        for wrong in [["--start", "soon"], ["--duration", "0"], ["--duration", "-1"]] {
+            assert!(parse(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_for_an_encoder_it_takes() {
+        use crate::formats::{Rate, video_encoder};
+        for codec in [Codec::H264, Codec::H265] {
+            for wrong in [["--quality", "51"], ["--bitrate", "0"], ["--bitrate", "102401"], ["--preset", "hasty"]] {
+                assert!(parse(&wrong).is_err(), "{wrong:?}");
+            }
+            for rate in [Rate::Quality(0), Rate::Quality(50), Rate::Bitrate(1), Rate::Bitrate(102_400)] {
+                for preset in ["ultrafast", "veryslow"] {
+                    let args = parse(&["--preset", preset]).unwrap();
+                    let [encoder, _] = video_encoder(codec, rate, args.preset).unwrap();
+                    assert_eq!(crate::element_options::nick(&encoder, "speed-preset"), preset);
+                }
             }
         }
     }

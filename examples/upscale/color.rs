@@ -26,7 +26,7 @@ pub fn notes(source: &gst_video::VideoInfo, encoding: &Encoding, wishes: Wishes)
         match encoding.encoder {
             _ if wishes.compare => notes.push(format!("the {depth} bits of the input become 8 in a comparison")),
             Encoder::Picture(_) => notes.push(format!("the {depth} bits of the input become 8 in a picture")),
-            Encoder::Video(codec, _) => {
+            Encoder::Video(codec, ..) => {
                 let fewer =
                     if depth > 10 { format!("the {depth} bits of the input become 10; ") } else { String::new() };
                 notes.push(match (codec, wishes.encoding.codec) {

@@ -107,8 +107,8 @@ pub enum Rate {
     Bitrate(u32),
 }
 
-/// The encoder and parser of a codec.
-pub fn video_encoder(codec: Codec, rate: Rate) -> Result<[gst::Element; 2]> {
+/// The encoder and parser of a codec; `preset` is one of the encoder's.
+pub fn video_encoder(codec: Codec, rate: Rate, preset: Option<&str>) -> Result<[gst::Element; 2]> {
     let (encoder, parser) = match codec {
         Codec::H264 => (make("x264enc")?, make("h264parse")?),
         Codec::H265 => (make("x265enc")?, make("h265parse")?),
@@ -118,6 +118,9 @@ pub fn video_encoder(codec: Codec, rate: Rate) -> Result<[gst::Element; 2]> {
     match codec {
         Codec::H264 => encoder.set_property("bframes", 0u32),
         Codec::H265 => encoder.set_property("option-string", "bframes=0"),
+    }
+    if let Some(preset) = preset {
+        encoder.set_property_from_str("speed-preset", preset);
     }
     match (codec, rate) {
         (_, Rate::Bitrate(bitrate)) => encoder.set_property("bitrate", bitrate),

@@ -17,11 +17,13 @@ use gstreamer as gst;
 
 use crate::args::Args;
 use crate::audio::Tracks;
+use crate::estimate;
 use crate::formats::{Rate, make};
 use crate::gate::Gate;
 use crate::input::{Input, Source};
 use crate::length::Length;
 use crate::output::Output;
+use crate::piece::Piece;
 use crate::streams::{self, Outlets};
 use crate::tally::Tally;
 use crate::target::{Target, Wish};
@@ -37,6 +39,10 @@ pub struct Job {
     pub length: Arc<Length>,
     /// The element `flashvsr`.
     pub upscaler: gst::Element,
+    /// The piece of the input that is upscaled.
+    pub piece: Piece,
+    /// What it will take.
+    pub estimate: estimate::Slot,
     /// Where the streams of the input begin.
     queues: Option<gst::Element>,
     /// Where decoded video begins.
@@ -54,6 +60,7 @@ impl Job {
         let pipeline = gst::Pipeline::new();
         let (tally, length) = (Arc::new(Tally::default()), input.length().clone());
         let upscaler = upscaler(args, model)?;
+        let (piece, estimate) = (args.piece(), estimate::on_second_frame(&upscaler, model));
         let file = output.sink(input.first_number())?;
         pipeline.add(&file)?;
         let (sink, tracks) = match output.target() {
@@ -72,11 +79,12 @@ impl Job {
         };
         let rate = args.bitrate.map_or(Rate::Quality(args.quality), Rate::Bitrate);
         let wishes = Wishes {
-            encoding: Wish { codec: args.codec, rate, picture: output.target().picture() },
+            encoding: Wish { codec: args.codec, rate, preset: args.preset, picture: output.target().picture() },
+            size: args.size(upscaler.property("scale")),
             compare: args.compare,
             deinterlace: args.deinterlace,
         };
-        let raw = video::branch(&pipeline, wishes, &upscaler, &sink, &tally)?;
+        let raw = video::branch(&pipeline, wishes, &piece, &upscaler, &sink, &tally)?;
         if let Some(tracks) = tracks.as_ref().filter(|_| !matches!(input.source(), Source::File(_))) {
             tracks.gate.all_expected();
         }
@@ -88,8 +96,9 @@ impl Job {
                 file.link(&parser)?;
                 let video = decoder.static_pad("sink").context("a decoder without a sink pad")?;
                 queued = Some(queues.clone());
-                let (tally, length) = (tally.clone(), length.clone());
-                streams::connect(&parser, Outlets { queues, video, tracks, tally, length });
+                piece.enter(&parser);
+                let (tally, length, piece) = (tally.clone(), length.clone(), piece.clone());
+                streams::connect(&parser, Outlets { queues, video, tracks, tally, length, piece });
                 vec![file.clone(), parser, decoder]
             }
             Source::Numbered(files, _) => {
@@ -107,7 +116,7 @@ impl Job {
         for feeder in &feeders {
             feeder.set_locked_state(true);
         }
-        Ok(Self { pipeline, tally, length, upscaler, queues: queued, raw, feeders })
+        Ok(Self { pipeline, tally, length, upscaler, piece, estimate, queues: queued, raw, feeders })
     }
 
     /// Sets the pipeline going when it is called. What is not linked to the rest yet goes last: it would feed elements that do

@@ -57,12 +57,16 @@ impl Length {
         fault.get_or_insert_with(|| reason.to_owned());
     }
 
-    /// What is missing, in words, when the input has come to its end.
-    pub fn shortfall(&self) -> Option<String> {
+    /// What is missing, in words, when the input has come to its end; of a piece of it, which was not to be read to there, only
+    /// what could not be read.
+    pub fn shortfall(&self, all: bool) -> Option<String> {
         let declared = gst::ClockTime::from_nseconds(self.declared.load(Ordering::Relaxed));
         let end = gst::ClockTime::from_nseconds(self.end.load(Ordering::Relaxed));
         if let Some(fault) = &*self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
             return Some(format!("the file cannot be read beyond {}: {fault}", clock(end)));
+        }
+        if !all {
+            return None;
         }
         if self.goes_on.load(Ordering::Relaxed) {
             return Some(format!(
@@ -87,14 +91,14 @@ mod tests {
 
     #[test]
     fn a_file_that_ends_early_is_told() {
-        let said = length(6000, 2960).shortfall().unwrap();
+        let said = length(6000, 2960).shortfall(true).unwrap();
         assert!(said.contains("0:06.0") && said.contains("0:02.9"), "{said}");
     }
 
     #[test]
     fn rounding_and_unknown_durations_are_no_shortfall() {
         for (declared, end) in [(6000, 6000), (6000, 5700), (6000, 6300), (0, 6000)] {
-            assert_eq!(length(declared, end).shortfall(), None, "{declared} {end}");
+            assert_eq!(length(declared, end).shortfall(true), None, "{declared} {end}");
         }
     }
 }

@@ -61,6 +61,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_readme_says_the_same_as_the_help() {
+        let readme = include_str!("../../README.md");
+        for line in EXIT_CODES.lines().filter_map(|line| line.strip_prefix("  ")) {
+            let (code, meaning) = line.split_once("  ").unwrap();
+            let row = format!("| {} | {} |", code.trim(), meaning.trim());
+            assert!(readme.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
     fn the_help_names_every_code() {
         for outcome in [Outcome::Done, Outcome::Incomplete, Outcome::Failed, Outcome::Interrupted] {
             let line = format!("\n  {:<3}  ", outcome.code());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use gstreamer as gst;
 use serde_json::{Value, json};
 
+use crate::estimate::Estimate;
 use crate::tally::Numbers;
 
 /// How fast a job is. The model is loaded and the first window is filled only once, so that the pace is counted from the first
@@ -59,6 +60,12 @@ impl Pace {
         (numbers.frames_upscaled - base.frames) as f64 / (self.now - base.at).as_secs_f64().max(1e-3)
     }
 
+    /// The same as [`Pace::seconds_left`], once some windows have been upscaled one after the other.
+    pub fn settled_seconds_left(&self, numbers: &Numbers, length: gst::ClockTime) -> Option<f64> {
+        let settled = self.first.is_some_and(|first| numbers.frames_upscaled >= first.frames + SETTLED_FRAMES);
+        if settled { self.seconds_left(numbers, length) } else { None }
+    }
+
     /// Seconds until the end of an input of this length.
     fn seconds_left(&self, numbers: &Numbers, length: gst::ClockTime) -> Option<f64> {
         let base = self.base(numbers);
@@ -67,6 +74,9 @@ impl Pace {
         (done > 0.0).then(|| left * (self.now - base.at).as_secs_f64() / done)
     }
 }
+
+/// The pace of these many frames is that of a long run.
+const SETTLED_FRAMES: u64 = 32;
 
 fn seconds(time: gst::ClockTime) -> f64 {
     time.nseconds() as f64 * 1e-9
@@ -79,7 +89,7 @@ pub fn fraction(numbers: &Numbers, length: Option<gst::ClockTime>) -> Option<f64
 }
 
 /// Frames of the whole input, if its length and its rate are known.
-fn total(numbers: &Numbers, length: Option<gst::ClockTime>) -> Option<u64> {
+pub fn total(numbers: &Numbers, length: Option<gst::ClockTime>) -> Option<u64> {
     let (rate, length) = numbers.framerate.filter(|rate| rate.numer() > 0).zip(length)?;
     Some((seconds(length) * f64::from(rate.numer()) / f64::from(rate.denom())).round() as u64)
 }
@@ -107,6 +117,18 @@ pub fn event(numbers: &Numbers, length: Option<gst::ClockTime>, pace: &Pace) -> 
         "fps": pace.fps(numbers),
         "seconds_left": length.and_then(|length| pace.seconds_left(numbers, length)),
     })
+}
+
+/// `3600 frames on CPU, 2 threads: at least 4:53:00, and about 19.2 GB of memory`.
+pub fn prospect(estimate: &Estimate, frames: Option<u64>, seconds: f64) -> String {
+    let frames = frames.map_or("upscaling".to_owned(), |frames| format!("{frames} frames"));
+    let (bound, whose) = if estimate.least_seconds.is_some() { ("at least", "") } else { ("about", "the GPU's ") };
+    format!(
+        "{frames} on {}: {bound} {}, and about {:.1} GB of {whose}memory",
+        estimate.device,
+        clock(seconds as u64),
+        estimate.memory as f64 * 1e-9
+    )
 }
 
 /// `mm:ss`, or `h:mm:ss`.
@@ -202,6 +224,16 @@ mod tests {
     fn a_comparison_tells_the_scale_of_our_half() {
         let text = summary(&Numbers { size_out: (256, 96), ..numbers() }, Duration::from_secs(20));
         assert!(text.contains("64x48 to 128x96 (beside the bicubic picture)"), "{text}");
+    }
+
+    #[test]
+    fn an_estimate_names_device_time_and_memory() {
+        let on_cpu = Estimate { device: "CPU, 2 threads".into(), memory: 19_200_000_000, least_seconds: Some(4.0) };
+        let text = prospect(&on_cpu, Some(3600), 14_400.0);
+        assert_eq!(text, "3600 frames on CPU, 2 threads: at least 4:00:00, and about 19.2 GB of memory");
+        let on_gpu = Estimate { device: "NVIDIA H100".into(), least_seconds: None, ..on_cpu };
+        let text = prospect(&on_gpu, None, 90.0);
+        assert_eq!(text, "upscaling on NVIDIA H100: about 01:30, and about 19.2 GB of the GPU's memory");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::interrupts::{Interrupts, Wish};
 use crate::job::Job;
 use crate::model;
 use crate::outcome::Outcome;
-use crate::progress::Pace;
+use crate::progress::{self, Pace};
 use crate::screen::Screen;
 use crate::tally::Numbers;
 
@@ -72,8 +72,8 @@ pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, scre
     let stuck = down.is_none();
     let result = match (played, down) {
         (Err(error), _) | (Ok(_), Some(Err(error))) => Err(error),
-        (Ok(End::Input), _) if !any => Err(anyhow!("\"{}\" has no frames", input.display())),
-        (Ok(End::Input), _) => Ok(match job.length.shortfall() {
+        (Ok(End::Input), _) if !any => Err(no_frames(job, input)),
+        (Ok(End::Input), _) => Ok(match job.length.shortfall(job.piece.is_all()) {
             Some(shortfall) => {
                 run.screen.say(&format!("warning: \"{}\" is incomplete: {shortfall}", input.display()));
                 Outcome::Incomplete
@@ -84,6 +84,16 @@ pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, scre
     };
     let whole = any && result.is_ok() && !given_up;
     Ended { result, whole, stuck, took, model }
+}
+
+/// What to say of an input without a frame, or of a piece without one.
+fn no_frames(job: &Job, input: &Path) -> anyhow::Error {
+    let input = input.display();
+    if job.piece.is_all() {
+        return anyhow!("\"{input}\" has no frames");
+    }
+    let at = progress::clock(job.piece.start.seconds());
+    anyhow!("\"{input}\" has no frames in the piece that begins at {at}; see --start and --duration")
 }
 
 struct Run<'a> {
@@ -98,6 +108,7 @@ struct Run<'a> {
     /// The numbers when they changed last.
     moved: (Instant, [u64; 3]),
     told_silence: bool,
+    told_estimate: bool,
     /// Whether the model is being loaded.
     loading: bool,
     ending: Option<Ending>,
@@ -129,6 +140,7 @@ impl<'a> Run<'a> {
             pace: Pace::new(now),
             moved: (now, [0; 3]),
             told_silence: false,
+            told_estimate: false,
             loading: false,
             ending: None,
         }
@@ -153,13 +165,15 @@ impl<'a> Run<'a> {
                 Some(Ok(Err(error))) if !bus.have_pending() => return Err(error),
                 _ => {}
             }
-            length = length.or_else(|| self.job.pipeline.query_duration::<gst::ClockTime>());
+            let whole = || self.job.pipeline.query_duration::<gst::ClockTime>();
+            length = length.or_else(|| whole().map(|whole| self.job.piece.length(whole)));
             let numbers = self.job.tally.numbers();
             self.pace.observe(&numbers, Instant::now());
             if let Some(end) = self.attend(&numbers, starting.is_some()) {
                 return Ok(end);
             }
             if starting.is_none() && !self.loading && self.ending.is_none() {
+                self.tell_estimate(&numbers, length);
                 self.screen.progress(&numbers, length, &self.pace);
             }
         }
@@ -233,6 +247,21 @@ impl<'a> Run<'a> {
             }
         }
         None
+    }
+
+    /// Tells once what the run will take, as soon as that is known.
+    fn tell_estimate(&mut self, numbers: &Numbers, length: Option<gst::ClockTime>) {
+        let (Some(estimate), false) = (self.job.estimate.get(), self.told_estimate) else { return };
+        let frames = progress::total(numbers, length);
+        let seconds = match estimate.least_seconds {
+            Some(least) => frames.map(|frames| least * frames as f64),
+            // On a GPU the pace is soon known.
+            None => length.and_then(|length| self.pace.settled_seconds_left(numbers, length)),
+        };
+        if let Some(seconds) = seconds {
+            self.told_estimate = true;
+            self.screen.estimate(estimate, frames, seconds);
+        }
     }
 
     fn say_notes(&self) {

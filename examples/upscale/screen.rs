@@ -11,12 +11,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::console;
+use crate::estimate::Estimate;
 use crate::outcome::Outcome;
 use crate::progress::{self, Pace};
 use crate::tally::Numbers;
 
 /// Time between two lines, plain or of JSON, on the progress.
 const LINE_INTERVAL: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(1)];
+
+/// Seconds of a job that is worth an estimate.
+const LONG: f64 = 60.0;
 
 /// Where things are shown.
 #[derive(Debug)]
@@ -98,6 +102,18 @@ impl Screen {
                     emit(&progress::event(numbers, length, pace));
                 }
             }
+        }
+    }
+
+    /// What the job will take: for `frames`, if their number is known, these `seconds`. Short jobs are not worth a word.
+    pub fn estimate(&self, estimate: &Estimate, frames: Option<u64>, seconds: f64) {
+        match &self.mode {
+            Mode::Json(_) => emit(&json!({
+                "event": "estimate", "frames": frames, "seconds": seconds, "at_least": estimate.least_seconds.is_some(),
+                "memory": estimate.memory, "device": estimate.device,
+            })),
+            _ if seconds >= LONG => self.note(&progress::prospect(estimate, frames, seconds)),
+            _ => {}
         }
     }
 

@@ -11,6 +11,7 @@ use gstreamer as gst;
 
 use crate::audio::Tracks;
 use crate::length::Length;
+use crate::piece::Piece;
 use crate::subtitles;
 use crate::tally::Tally;
 use crate::words::{Kind, describe};
@@ -27,6 +28,8 @@ pub struct Outlets {
     pub tally: Arc<Tally>,
     /// How long the input is, and how long it says it is.
     pub length: Arc<Length>,
+    /// The piece of it that is wanted.
+    pub piece: Piece,
 }
 
 /// Connects the streams that come out of `parser`, once all of them are there: it adds their pads before any buffer flows, and
@@ -102,8 +105,8 @@ impl Outlets {
             return Ok(());
         };
         match Kind::of(caps) {
-            Kind::Sound => tracks.add_sound(&self.through_queue(pad)?),
-            Kind::Subtitles => subtitles::connect(tracks, &self.through_queue(pad)?, describe(caps)),
+            Kind::Sound => tracks.add_sound(&self.cut_in_queue(pad)?),
+            Kind::Subtitles => subtitles::connect(tracks, &self.cut_in_queue(pad)?, describe(caps)),
             Kind::Video => left_out("one video stream is upscaled"),
             Kind::Pictures => left_out("one video stream is upscaled, and this looks like a cover"),
             Kind::Data => left_out("nothing is known about it"),
@@ -115,6 +118,13 @@ impl Outlets {
     fn takes_subtitles(&self, caps: &gst::Caps) -> bool {
         let muxer = self.tracks.as_ref().map(|tracks| &tracks.muxer);
         Kind::of(caps) == Kind::Subtitles && muxer.is_some_and(|muxer| subtitles::takes(muxer, caps))
+    }
+
+    /// The same as [`Outlets::through_queue`], of what belongs to the piece.
+    fn cut_in_queue(&self, pad: &gst::Pad) -> Result<gst::Pad> {
+        let src = self.through_queue(pad)?;
+        self.piece.cut_at(&pad.peer().context("a stream without its queue")?);
+        Ok(src)
     }
 
     /// Leads a stream through a queue of its own and returns the end of it.

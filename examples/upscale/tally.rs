@@ -42,7 +42,7 @@ pub struct Numbers {
     pub frames_upscaled: u64,
     /// Frames that went into the muxer, and once the file has been read back, those that it holds.
     pub frames_out: u64,
-    /// The latest timestamp that came out of the upscaler.
+    /// The latest time that came out of the upscaler, from the beginning of the output.
     pub position: gst::ClockTime,
     /// Width and height of the input.
     pub size_in: (i32, i32),
@@ -69,9 +69,9 @@ impl Tally {
     pub fn count(self: &std::sync::Arc<Self>, pad: &gst::Pad, point: Point) {
         let tally = self.clone();
         let mask = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
-        pad.add_probe(mask, move |_, info| {
+        pad.add_probe(mask, move |pad, info| {
             if let Some(buffer) = info.buffer() {
-                tally.frame(point, buffer.pts());
+                tally.frame(point, running_time(pad, buffer.pts()));
             } else if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view()) {
                 tally.caps(point, caps.caps());
             }
@@ -79,11 +79,11 @@ impl Tally {
         });
     }
 
-    fn frame(&self, point: Point, pts: Option<gst::ClockTime>) {
+    fn frame(&self, point: Point, time: Option<gst::ClockTime>) {
         match point {
             Point::In => self.frames_in.fetch_add(1, Ordering::Relaxed),
             Point::Upscaled => {
-                self.position.fetch_max(pts.map_or(0, |pts| pts.nseconds()), Ordering::Relaxed);
+                self.position.fetch_max(time.map_or(0, |time| time.nseconds()), Ordering::Relaxed);
                 self.frames_upscaled.fetch_add(1, Ordering::Relaxed)
             }
             Point::Out => self.frames_out.fetch_add(1, Ordering::Relaxed),
@@ -209,8 +209,8 @@ pub fn running_time(pad: &gst::Pad, pts: Option<gst::ClockTime>) -> Option<gst::
     segment.segment().downcast_ref::<gst::ClockTime>()?.to_running_time(pts)
 }
 
-/// Ends the stream behind a pad in place of passing a buffer on, and says so upstream.
-fn end(pad: &gst::Pad, info: &mut gst::PadProbeInfo) -> gst::PadProbeReturn {
+/// Ends the stream behind a sink pad in place of passing a buffer on, and says so upstream.
+pub fn end(pad: &gst::Pad, info: &mut gst::PadProbeInfo) -> gst::PadProbeReturn {
     drop(info.take_buffer());
     info.flow_res = Err(gst::FlowError::Eos);
     pad.send_event(gst::event::Eos::new());

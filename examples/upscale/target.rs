@@ -76,6 +76,8 @@ pub struct Wish {
     pub codec: Option<Codec>,
     /// How many bits.
     pub rate: Rate,
+    /// The preset of the encoder, unless it is its own default.
+    pub preset: Option<&'static str>,
     /// Pictures instead of video.
     pub picture: Option<PictureFormat>,
 }
@@ -92,8 +94,8 @@ pub struct Encoding {
 /// What encodes frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoder {
-    /// A video codec.
-    Video(Codec, Rate),
+    /// A video codec, and the preset of its encoder.
+    Video(Codec, Rate, Option<&'static str>),
     /// A picture for each.
     Picture(PictureFormat),
 }
@@ -108,7 +110,7 @@ impl Wish {
             None => {
                 let codec = self.codec.unwrap_or(if deep { Codec::H265 } else { Codec::H264 });
                 let raw = caps.format(if deep { VideoFormat::I42010le } else { VideoFormat::I420 }).build();
-                Encoding { encoder: Encoder::Video(codec, self.rate), raw }
+                Encoding { encoder: Encoder::Video(codec, self.rate, self.preset), raw }
             }
             Some(format @ PictureFormat::Png) => {
                 let raw = if source.has_alpha() && !compare {
@@ -143,7 +145,7 @@ impl Encoder {
     /// If GStreamer lacks one.
     pub fn elements(self) -> Result<Vec<gst::Element>> {
         match self {
-            Self::Video(codec, rate) => video_encoder(codec, rate).map(Vec::from),
+            Self::Video(codec, rate, preset) => video_encoder(codec, rate, preset).map(Vec::from),
             Self::Picture(PictureFormat::Png) => Ok(vec![make("pngenc")?]),
             Self::Picture(PictureFormat::Jpeg) => {
                 let encoder = make("jpegenc")?;

@@ -10,9 +10,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use gst::prelude::*;
-use gstflashvsr::upscaler::{Geometry, Size};
+use gstflashvsr::upscaler::Size;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
@@ -21,7 +21,9 @@ use crate::durations::Durations;
 use crate::element_options::nick;
 use crate::first_format;
 use crate::formats::{make, timescale};
+use crate::piece::Piece;
 use crate::side_by_side::SideBySide;
+use crate::sizes::Asked;
 use crate::tally::{Point, Tally};
 use crate::target::{Encoding, Wish};
 use crate::timeline::Timeline;
@@ -31,6 +33,8 @@ use crate::timeline::Timeline;
 pub struct Wishes {
     /// How it is encoded.
     pub encoding: Wish,
+    /// How large it becomes.
+    pub size: Asked,
     /// Whether the bicubic picture stands beside ours.
     pub compare: bool,
     /// Whether interlaced video is made progressive.
@@ -42,6 +46,7 @@ pub struct Wishes {
 pub fn branch(
     pipeline: &gst::Pipeline,
     wishes: Wishes,
+    piece: &Piece,
     upscaler: &gst::Element,
     sink: &gst::Pad,
     tally: &Arc<Tally>,
@@ -68,14 +73,17 @@ pub fn branch(
     gst::Element::link_many(&front)?;
     gst::Element::link_many(&ours)?;
     gst::Element::link_many(&back)?;
+    let crops = nick(upscaler, "size-policy") == "crop";
     if wishes.compare {
-        compare(pipeline, timeline.upcast_ref(), &ours, &back[0])?;
+        compare(pipeline, timeline.upcast_ref(), &ours, &back[0], crops)?;
     } else {
         gst::Element::link_many([timeline.upcast_ref(), upscaler])?;
         gst::Element::link_many([&size, &back[0]])?;
     }
 
-    tally.end_video_at(&pad(timeline.upcast_ref(), "sink")?);
+    let front_end = pad(timeline.upcast_ref(), "sink")?;
+    piece.cut_at(&front_end);
+    tally.end_video_at(&front_end);
     tally.count(&pad(upscaler, "sink")?, Point::In);
     tally.count(&pad(upscaler, "src")?, Point::Upscaled);
     tally.count(sink, Point::Out);
@@ -85,9 +93,8 @@ pub fn branch(
     on_caps(&raw, move |info| color::refuse_interlaced(info, wishes.deinterlace));
     encode_like(&raw, pipeline, wishes, format, sink, tally);
     first_format::keep(&pad(&resize, "sink")?, first, tally);
-    if wishes.encoding.picture.is_none() {
-        let crops = nick(upscaler, "size-policy") == "crop";
-        even_out(upscaler, size, crops, sink)?;
+    if wishes.encoding.picture.is_none() || matches!(wishes.size, Asked::Within { .. }) {
+        choose_size(upscaler, size, wishes.size, crops, sink)?;
     }
     Ok(raw)
 }
@@ -128,14 +135,18 @@ fn add_encoder(pipeline: &gst::Pipeline, format: &gst::Element, encoding: &Encod
     Ok(())
 }
 
-/// Has the upscaler make even sizes, which encoders of 4:2:0 video need, and the muxer count in fine ticks.
-fn even_out(upscaler: &gst::Element, size: gst::Element, crops: bool, muxed: &gst::Pad) -> Result<()> {
-    let scale = upscaler.property::<f64>("scale");
+/// Has the upscaler make the size that is asked for, even as encoders of 4:2:0 video need it, and the muxer count in fine ticks.
+fn choose_size(upscaler: &gst::Element, size: gst::Element, asked: Asked, crops: bool, muxed: &gst::Pad) -> Result<()> {
     let muxed = muxed.clone();
     on_first_caps(&pad(upscaler, "sink")?, move |info| {
-        if !crops {
+        if crops {
+            ensure!(
+                matches!(asked, Asked::Scale(_)),
+                "--width and --height do not go with --size-policy crop; give --scale"
+            );
+        } else {
             let input = Size::new(info.width() as usize, info.height() as usize);
-            let even = even_size(Geometry::scaled_size(input, scale), input);
+            let even = asked.of(input).map_err(anyhow::Error::msg)?;
             let caps = gst_video::VideoCapsBuilder::new().width(even.width as i32).height(even.height as i32);
             size.set_property("caps", caps.build());
         }
@@ -143,12 +154,6 @@ fn even_out(upscaler: &gst::Element, size: gst::Element, crops: bool, muxed: &gs
         Ok(())
     });
     Ok(())
-}
-
-/// The even size next to `wanted` that is not smaller than the input.
-fn even_size(wanted: Size, input: Size) -> Size {
-    let even = |wanted: usize, input: usize| if wanted & !1 >= input { wanted & !1 } else { wanted + 1 };
-    Size::new(even(wanted.width, input.width), even(wanted.height, input.height))
 }
 
 /// Sets the unit in which a container counts time.
@@ -169,6 +174,7 @@ fn compare(
     front: &gst::Element,
     ours: &[gst::Element; 2],
     back: &gst::Element,
+    crops: bool,
 ) -> Result<()> {
     let tee = make("tee")?;
     let waiting = make("queue")?;
@@ -177,7 +183,8 @@ fn compare(
         waiting.set_property(limit, 0u32);
     }
     waiting.set_property("max-size-time", 0u64);
-    let join = SideBySide::new(ours[0].property("scale"));
+    // Ours shows all of the picture, unless it is cropped.
+    let join = SideBySide::new(if crops { ours[0].property("scale") } else { 1.0 });
     let queue = small_queue()?;
     let (left, right) = (make("videoconvert")?, make("videoconvert")?);
     pipeline.add_many([&tee, &waiting, &queue, &left, &right, join.upcast_ref()])?;

@@ -5,6 +5,7 @@
 mod command;
 mod ends;
 mod outputs;
+mod pieces;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod rig;
