@@ -31,7 +31,7 @@ pub struct Estimate {
     pub device: String,
     /// Bytes of the weights and of the stream, about.
     pub memory: u64,
-    /// Seconds for a frame by its multiplications alone, which is the least; none on a GPU.
+    /// Seconds for a frame by its multiplications alone, at the speed of this moment; none on a GPU.
     pub least_seconds: Option<f64>,
 }
 

@@ -119,12 +119,13 @@ pub fn event(numbers: &Numbers, length: Option<gst::ClockTime>, pace: &Pace) -> 
     })
 }
 
-/// `3600 frames on CPU, 2 threads: at least 4:53:00, and about 19.2 GB of memory`.
+/// `3600 frames on CPU, 2 threads: roughly 4:53:00 or more, and about 19.2 GB of memory`.
 pub fn prospect(estimate: &Estimate, frames: Option<u64>, seconds: f64) -> String {
     let frames = frames.map_or("upscaling".to_owned(), |frames| format!("{frames} frames"));
-    let (bound, whose) = if estimate.least_seconds.is_some() { ("at least", "") } else { ("about", "the GPU's ") };
+    let (bound, more, whose) =
+        if estimate.least_seconds.is_some() { ("roughly", " or more", "") } else { ("about", "", "the GPU's ") };
     format!(
-        "{frames} on {}: {bound} {}, and about {:.1} GB of {whose}memory",
+        "{frames} on {}: {bound} {}{more}, and about {:.1} GB of {whose}memory",
         estimate.device,
         clock(seconds as u64),
         estimate.memory as f64 * 1e-9
@@ -230,7 +231,7 @@ mod tests {
     fn an_estimate_names_device_time_and_memory() {
         let on_cpu = Estimate { device: "CPU, 2 threads".into(), memory: 19_200_000_000, least_seconds: Some(4.0) };
         let text = prospect(&on_cpu, Some(3600), 14_400.0);
-        assert_eq!(text, "3600 frames on CPU, 2 threads: at least 4:00:00, and about 19.2 GB of memory");
+        assert_eq!(text, "3600 frames on CPU, 2 threads: roughly 4:00:00 or more, and about 19.2 GB of memory");
         let on_gpu = Estimate { device: "NVIDIA H100".into(), least_seconds: None, ..on_cpu };
         let text = prospect(&on_gpu, None, 90.0);
         assert_eq!(text, "upscaling on NVIDIA H100: about 01:30, and about 19.2 GB of the GPU's memory");

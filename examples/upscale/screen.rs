@@ -109,7 +109,7 @@ impl Screen {
     pub fn estimate(&self, estimate: &Estimate, frames: Option<u64>, seconds: f64) {
         match &self.mode {
             Mode::Json(_) => emit(&json!({
-                "event": "estimate", "frames": frames, "seconds": seconds, "at_least": estimate.least_seconds.is_some(),
+                "event": "estimate", "frames": frames, "seconds": seconds, "rough": estimate.least_seconds.is_some(),
                 "memory": estimate.memory, "device": estimate.device,
             })),
             _ if seconds >= LONG => self.note(&progress::prospect(estimate, frames, seconds)),
