@@ -87,8 +87,11 @@ impl Slot {
                     gst::PadProbeReturn::Ok
                 }
                 Some(_) => gst::PadProbeReturn::Ok,
-                // A track that is left out.
-                None => gst::PadProbeReturn::Drop,
+                // A track that is left out: its data goes no further. `Drop` would have GStreamer release it a second time.
+                None => {
+                    info.flow_res = Ok(gst::FlowSuccess::Ok);
+                    gst::PadProbeReturn::Handled
+                }
             }
         });
     }

@@ -226,7 +226,8 @@ fn on_caps(pad: &gst::Pad, act: impl Fn(&gst_video::VideoInfo) -> Result<()> + S
             if let Some(element) = pad.parent_element() {
                 gst::element_error!(element, gst::StreamError::Failed, ("{error:#}"));
             }
-            return gst::PadProbeReturn::Drop;
+            // The event goes no further. `Drop` would have GStreamer release it a second time.
+            return gst::PadProbeReturn::Handled;
         }
         gst::PadProbeReturn::Ok
     });
