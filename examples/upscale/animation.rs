@@ -91,12 +91,12 @@ pub fn source(path: &Path, format: Format, length: Arc<Length>) -> Result<gst::E
 }
 
 fn feed(source: &gst_app::AppSrc, format: Format, path: &Path, length: &Length) -> Result<()> {
-    let broken = || format!("\"{}\" cannot be decoded", path.display());
+    let broken = "the animation cannot be decoded";
     let mut time = Duration::ZERO;
-    for frame in format.frames(path).with_context(broken)? {
+    for frame in format.frames(path).context(broken)? {
         let frame = match frame {
             Ok(frame) => frame,
-            Err(error) if time.is_zero() => return Err(error).with_context(broken),
+            Err(error) if time.is_zero() => return Err(error).context(broken),
             Err(error) => {
                 length.broke_off(&error.to_string());
                 break;

@@ -12,6 +12,7 @@ use gstreamer as gst;
 use crate::channels::{self, Fit, Layout};
 use crate::formats::{Container, make, muxer_template};
 use crate::gate::Gate;
+use crate::last_duration;
 use crate::streams::can_be_decoded;
 use crate::tally::{Tally, TrackKind};
 use crate::track::{Slot, Way};
@@ -49,7 +50,12 @@ impl Tracks {
         let name = format!("audio track {}", 1 + self.sounds.fetch_add(1, Ordering::Relaxed));
         let (muxer, container, tally) = (self.muxer.clone(), self.container, self.tally.clone());
         self.slot("audio_%u", name.clone()).fill(source, move |caps| {
-            if let Some(elements) = copies(&muxer, caps)? {
+            if let Some(mut elements) = copies(&muxer, caps)? {
+                if container != Container::Matroska {
+                    let lasting = make("identity")?;
+                    last_duration::add(&lasting.static_pad("src").context("identity without a source pad")?);
+                    elements.push(lasting);
+                }
                 return Ok(Way::Through(elements, TrackKind::CopiedSound));
             }
             let codec = codec(caps);
@@ -63,8 +69,8 @@ impl Tracks {
     }
 }
 
-/// The elements that a track passes if it is copied; `None` if the muxer does not take it. Parsers add durations, of which MP4
-/// needs the last one, and take headers off.
+/// The elements that a track passes if it is copied; `None` if the muxer does not take it. Parsers take headers off, and add
+/// durations and times.
 fn copies(muxer: &gst::Element, caps: &gst::Caps) -> Result<Option<Vec<gst::Element>>> {
     let structure = caps.structure(0).context("a stream without a type")?;
     let parser = match (structure.name().as_str(), structure.get::<i32>("mpegversion")) {

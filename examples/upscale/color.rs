@@ -42,7 +42,7 @@ pub fn notes(source: &gst_video::VideoInfo, encoding: &Encoding, wishes: Wishes)
     }
     let film = matches!(encoding.encoder, Encoder::Video(..));
     if film && !source.is_gray() && !halves_color(source) {
-        notes.push(format!("colour of full or half width ({}) becomes 4:2:0", chroma(source)));
+        notes.push(format!("{} video becomes 4:2:0: colour loses resolution", chroma(source)));
     }
     if source.has_alpha() && (wishes.compare || encoding.encoder != Encoder::Picture(PictureFormat::Png)) {
         notes.push("the transparency of the input is left out".to_owned());

@@ -16,53 +16,66 @@ pub struct Gate {
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
-    /// All tracks, in their order in the input.
+    /// Tracks that are to get into the muxer, in their order in the input.
     slots: Vec<Arc<Slot>>,
-    /// Tracks of which it is not known yet whether they get into the muxer.
+    /// Tracks of which it is not known yet whether they do.
     undecided: usize,
-    /// Keeps the video from the muxer.
+    /// Keeps the video from the muxer; none once video has got there.
     block: Option<gst::PadProbeId>,
+    /// Whether video is waiting there.
+    holds: bool,
 }
 
 impl Gate {
     /// Blocks the pad of a muxer for the video.
-    pub fn new(video: &gst::Pad) -> Self {
+    pub fn new(video: &gst::Pad) -> Arc<Self> {
+        let gate = Arc::new(Self { video: video.clone(), state: Mutex::default() });
+        let weak = Arc::downgrade(&gate);
         let mask = gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER;
-        let block = video.add_probe(mask, |_, _| gst::PadProbeReturn::Ok);
-        // One more than there are tracks, until all of them are known.
-        Self { video: video.clone(), state: Mutex::new(State { slots: Vec::new(), undecided: 1, block }) }
+        let block = video.add_probe(mask, move |_, _| {
+            let Some(gate) = weak.upgrade() else { return gst::PadProbeReturn::Remove };
+            let mut state = gate.state();
+            state.holds = state.undecided > 0;
+            if state.holds {
+                return gst::PadProbeReturn::Ok;
+            }
+            state.block = None;
+            gst::PadProbeReturn::Remove
+        });
+        gate.state().block = block;
+        gate
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There is one more track to wait for.
-    pub fn expect(&self, slot: Arc<Slot>) {
+    /// There is one more track to wait for. False if the muxer has begun.
+    pub fn expect(&self, slot: Arc<Slot>) -> bool {
         let mut state = self.state();
-        state.slots.push(slot);
-        state.undecided += 1;
-    }
-
-    /// All tracks are known.
-    pub fn all_expected(&self) {
-        self.track_decided();
+        let in_time = state.block.is_some();
+        if in_time {
+            state.slots.push(slot);
+            state.undecided += 1;
+        }
+        in_time
     }
 
     /// A track is ready for the muxer, or left out. The last one opens the gate.
     pub fn track_decided(&self) {
-        let (slots, block) = {
-            let mut state = self.state();
-            state.undecided = state.undecided.saturating_sub(1);
-            if state.undecided > 0 {
-                return;
-            }
-            (std::mem::take(&mut state.slots), state.block.take())
-        };
-        for slot in slots {
+        let mut state = self.state();
+        state.undecided = state.undecided.saturating_sub(1);
+        if state.undecided > 0 {
+            return;
+        }
+        // Further tracks wait for the state, and with it for the pads of these.
+        for slot in std::mem::take(&mut state.slots) {
             slot.enter_muxer();
         }
+        let block = if state.holds { state.block.take() } else { None };
+        drop(state);
         if let Some(block) = block {
             self.video.remove_probe(block);
         }

@@ -71,9 +71,9 @@ impl Input {
     /// # Errors
     /// If that fails.
     pub fn open(path: &Path, framerate: gst::Fraction) -> Result<Self> {
-        let length = Arc::new(Length::default());
+        let length = Arc::new(if path.is_file() { Length::of_file(path) } else { Length::default() });
         if let Some(pattern) = Pattern::of(path)? {
-            return Ok(Self { source: numbered(path, &pattern, framerate)?, length, _pipe: None });
+            return Ok(Self { source: numbered(path, &pattern, framerate, &length)?, length, _pipe: None });
         }
         let is_pipe = fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo());
         if !is_pipe {
@@ -112,8 +112,9 @@ impl Input {
     }
 }
 
-fn numbered(path: &Path, pattern: &Pattern, framerate: gst::Fraction) -> Result<Source> {
+fn numbered(path: &Path, pattern: &Pattern, framerate: gst::Fraction, length: &Length) -> Result<Source> {
     let numbers = pattern.find()?;
+    length.expect_pictures(numbers.last - numbers.first + 1);
     let media = match PictureFormat::of(path) {
         Some(PictureFormat::Png) => "image/png",
         Some(PictureFormat::Jpeg) => "image/jpeg",

@@ -69,7 +69,7 @@ impl Job {
                 pipeline.add(&muxer)?;
                 muxer.link(&file)?;
                 let video = muxer.request_pad_simple("video_%u").context("the muxer takes no video")?;
-                let gate = Arc::new(Gate::new(&video));
+                let gate = Gate::new(&video);
                 let (pipeline, container, tally) = (pipeline.clone(), *container, tally.clone());
                 (video, Some(Tracks { pipeline, muxer, container, tally, sounds: AtomicUsize::new(0), gate }))
             }
@@ -85,9 +85,7 @@ impl Job {
             deinterlace: args.deinterlace,
         };
         let raw = video::branch(&pipeline, wishes, &piece, &upscaler, &sink, &tally)?;
-        if let Some(tracks) = tracks.as_ref().filter(|_| !matches!(input.source(), Source::File(_))) {
-            tracks.gate.all_expected();
-        }
+        length.video.count_frames(&raw);
         let mut queued = None;
         let feeders = match input.source() {
             Source::File(file) => {
@@ -98,7 +96,8 @@ impl Job {
                 queued = Some(queues.clone());
                 piece.enter(&parser);
                 let (tally, length, piece) = (tally.clone(), length.clone(), piece.clone());
-                streams::connect(&parser, Outlets { queues, video, tracks, tally, length, piece });
+                let film_ended = Arc::default();
+                streams::connect(&parser, Outlets { queues, video, tracks, tally, length, piece, film_ended });
                 vec![file.clone(), parser, decoder]
             }
             Source::Numbered(files, _) => {
@@ -143,14 +142,30 @@ impl Job {
         !self.waits_for_input() && self.upscaler.static_pad("src").is_some_and(|pad| is_idle(&pad))
     }
 
+    /// Whether an error is one of the input alone, so that the frames that have come can be finished.
+    pub fn can_end_well(&self, error: &gst::message::Error) -> bool {
+        let of_input =
+            |source: &gst::Object| self.feeders.iter().any(|feeder| source == feeder || source.has_as_ancestor(feeder));
+        self.tally.numbers().frames_in > 0 && error.src().is_some_and(of_input)
+    }
+
     /// Ends all streams where they come out of the input, which has not done so itself.
     pub fn end_streams(&self) {
-        let pads = self.queues.as_ref().map_or_else(|| vec![self.raw.clone()], |queues| queues.sink_pads());
-        for pad in pads {
-            // An input that comes to life in this moment is waited for.
-            std::thread::spawn(move || pad.send_event(gst::event::Eos::new()));
+        match &self.queues {
+            Some(queues) => queues.sink_pads().into_iter().for_each(end),
+            None => end(self.raw.clone()),
         }
     }
+
+    /// Ends the video behind a decoder that does not pass the end on.
+    pub fn end_decoded(&self) {
+        end(self.raw.clone());
+    }
+}
+
+fn end(pad: gst::Pad) {
+    // An input that comes to life in this moment is waited for.
+    std::thread::spawn(move || pad.send_event(gst::event::Eos::new()));
 }
 
 /// Whether nothing is being pushed through a source pad.

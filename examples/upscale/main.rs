@@ -9,6 +9,8 @@ mod channels;
 mod color;
 #[path = "../common/console.rs"]
 mod console;
+mod container_size;
+mod decoded;
 mod durations;
 mod element_options;
 mod estimate;
@@ -19,6 +21,7 @@ mod gate;
 mod input;
 mod interrupts;
 mod job;
+mod last_duration;
 mod length;
 mod model;
 mod moment;

@@ -117,8 +117,10 @@ struct Run<'a> {
 /// An early end that is under way.
 struct Ending {
     since: Instant,
-    /// Whether the streams have been ended for an input that did not come with another frame.
-    forced: bool,
+    /// Whether the user wants it, and not an input that cannot be read any further.
+    asked: bool,
+    /// What has been ended for an input that did not come with another frame: 1 for its streams, 2 for the decoded video.
+    forced: u8,
 }
 
 impl<'a> Run<'a> {
@@ -183,10 +185,17 @@ impl<'a> Run<'a> {
     fn take(&mut self, message: &gst::Message) -> Result<Option<End>> {
         match message.view() {
             gst::MessageView::Eos(_) => {
-                return Ok(Some(if self.ending.is_some() { End::Early } else { End::Input }));
+                let asked = self.ending.as_ref().is_some_and(|ending| ending.asked);
+                return Ok(Some(if asked { End::Early } else { End::Input }));
             }
             gst::MessageView::Error(error) => {
-                return Err(explain(error, &self.missing, self.input, self.output));
+                let explained = explain(error, &self.missing, self.input, self.output);
+                if !self.job.can_end_well(error) {
+                    return Err(explained);
+                }
+                // What has been computed is worth more than nothing.
+                self.job.length.broke_off(&format!("{explained:#}"));
+                self.ending.get_or_insert(Ending { since: Instant::now(), asked: false, forced: 0 });
             }
             gst::MessageView::Warning(warning) => {
                 self.screen.say(&format!("warning: {}", warning.error().message()));
@@ -221,11 +230,11 @@ impl<'a> Run<'a> {
                 if starting || self.loading || numbers.frames_in == 0 {
                     return Some(End::GivenUp);
                 }
-                self.ending = Some(Ending { since: now, forced: false });
+                self.ending = Some(Ending { since: now, asked: true, forced: 0 });
                 self.job.tally.stop();
                 self.screen.note("finishing the frames that are under way; once more to abort");
             }
-            (Wish::GoOn, _) => {
+            (Wish::GoOn, None) => {
                 if still >= SILENCE && !self.told_silence && !starting && self.job.waits_for_input() {
                     self.told_silence = true;
                     self.screen.note(&format!(
@@ -235,11 +244,14 @@ impl<'a> Run<'a> {
                     ));
                 }
             }
-            (Wish::End, Some(ending)) => {
+            (_, Some(ending)) => {
                 let still = still.min(now - ending.since);
-                if !ending.forced && still >= PATIENCE && self.job.waits_for_input() {
-                    *ending = Ending { since: now, forced: true };
-                    self.job.end_streams();
+                if ending.forced < 2 && still >= PATIENCE && self.job.waits_for_input() {
+                    *ending = Ending { since: now, forced: ending.forced + 1, ..*ending };
+                    match ending.forced {
+                        1 => self.job.end_streams(),
+                        _ => self.job.end_decoded(),
+                    }
                 } else if still >= GIVE_UP && !self.job.computes() {
                     self.screen.note("the end does not come through; giving up");
                     return Some(End::GivenUp);

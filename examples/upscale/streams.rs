@@ -2,6 +2,7 @@
 
 //! The streams of the input: which one is the film, which ones go along, which ones are left out.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
@@ -26,6 +27,8 @@ pub struct Outlets {
     pub tracks: Option<Tracks>,
     /// What is told about it.
     pub tally: Arc<Tally>,
+    /// Whether the film has come to its end.
+    pub film_ended: Arc<AtomicBool>,
     /// How long the input is, and how long it says it is.
     pub length: Arc<Length>,
     /// The piece of it that is wanted.
@@ -75,15 +78,17 @@ impl Outlets {
                 (pad, caps)
             })
             .collect();
-        if self.video.is_linked() {
-            // The input has begun a new set of streams, and the old ones have ended.
+        if self.film_ended.load(Ordering::Acquire) {
+            // The input has begun a new set of streams.
             self.length.goes_on();
             return Ok(());
         }
-        let film = film(&streams).context("the input has no video stream")?;
+        let film = if self.video.is_linked() { None } else { film(&streams) };
         for (number, (pad, caps)) in streams.iter().enumerate() {
-            self.length.watch(pad);
-            if number == film {
+            self.length.watch(pad, film == Some(number), Kind::of(caps) == Kind::Sound);
+            self.watch_end(pad, film == Some(number));
+            if film == Some(number) {
+                self.length.video.count_packets(pad, caps);
                 self.through_queue(pad)?
                     .link(&self.video)
                     .with_context(|| format!("{} cannot be decoded", describe(caps)))?;
@@ -91,10 +96,35 @@ impl Outlets {
                 self.beside(pad, caps)?;
             }
         }
-        if let Some(tracks) = &self.tracks {
-            tracks.gate.all_expected();
+        if !self.video.is_linked() {
+            self.expect_film();
         }
         Ok(())
+    }
+
+    /// Notes the end of a stream. Without a film by then there is none.
+    fn watch_end(&self, pad: &gst::Pad, is_film: bool) {
+        let (video, ended) = (self.video.clone(), self.film_ended.clone());
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |pad, info| {
+            if matches!(info.event().map(|event| event.view()), Some(gst::EventView::Eos(_))) {
+                ended.fetch_or(is_film, Ordering::AcqRel);
+                if !video.is_linked() {
+                    no_film(pad.parent_element());
+                }
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    /// Some containers tell of a stream only where it begins. What comes before fills its queues, and no more than that.
+    fn expect_film(&self) {
+        let video = self.video.clone();
+        self.queues.connect("overrun", false, move |values| {
+            if !video.is_linked() {
+                no_film(values.first().and_then(|queues| queues.get().ok()));
+            }
+            None
+        });
     }
 
     /// Connects a stream that goes beside the film, or says that it is left out.
@@ -134,6 +164,12 @@ impl Outlets {
         let src = self.queues.static_pad(&name).context("multiqueue lacks the other pad")?;
         pad.link(&sink)?;
         Ok(src)
+    }
+}
+
+fn no_film(element: Option<gst::Element>) {
+    if let Some(element) = element {
+        gst::element_error!(element, gst::StreamError::Failed, ("the input has no video stream"));
     }
 }
 

@@ -66,7 +66,9 @@ impl Slot {
     /// Connects `source` as soon as it tells what the track is, which parsers do with their first frame. `decide` finds the way.
     pub fn fill(self, source: &gst::Pad, decide: impl Fn(&gst::Caps) -> Result<Way> + Send + Sync + 'static) {
         let slot = Arc::new(self);
-        slot.gate.expect(slot.clone());
+        if !slot.gate.expect(slot.clone()) {
+            slot.give_up("it begins after the film");
+        }
         source.add_probe(gst::PadProbeType::DATA_DOWNSTREAM, move |source, info| {
             if source.is_linked() {
                 return gst::PadProbeReturn::Remove;

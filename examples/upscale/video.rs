@@ -148,11 +148,30 @@ fn choose_size(upscaler: &gst::Element, size: gst::Element, asked: Asked, crops:
             let input = Size::new(info.width() as usize, info.height() as usize);
             let even = asked.of(input).map_err(anyhow::Error::msg)?;
             let caps = gst_video::VideoCapsBuilder::new().width(even.width as i32).height(even.height as i32);
+            refuse_too_small(&muxed, even)?;
             size.set_property("caps", caps.build());
         }
         count_finely(&muxed, info.fps());
         Ok(())
     });
+    Ok(())
+}
+
+/// Makes sure that a container takes pictures of a size.
+fn refuse_too_small(muxed: &gst::Pad, size: Size) -> Result<()> {
+    let sizes = muxed.pad_template_caps().iter().any(|offered| {
+        let takes = |name, value: usize| match offered.get::<gst::IntRange<i32>>(name) {
+            Ok(range) => value as i64 >= i64::from(range.min()),
+            Err(_) => true,
+        };
+        takes("width", size.width) && takes("height", size.height)
+    });
+    ensure!(
+        sizes,
+        "the output would be {}x{}, which is too small for its container; give a larger --scale, or a name that ends in .mkv",
+        size.width,
+        size.height
+    );
     Ok(())
 }
 
