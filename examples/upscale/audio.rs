@@ -2,7 +2,7 @@
 
 //! Audio tracks: copied where the container takes them, encoded anew where it does not, left out where neither works.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
@@ -51,11 +51,7 @@ impl Tracks {
         let (muxer, container, tally) = (self.muxer.clone(), self.container, self.tally.clone());
         self.slot("audio_%u", name.clone()).fill(source, move |caps| {
             if let Some(mut elements) = copies(&muxer, caps)? {
-                if container != Container::Matroska {
-                    let lasting = make("identity")?;
-                    last_duration::add(&lasting.static_pad("src").context("identity without a source pad")?);
-                    elements.push(lasting);
-                }
+                elements.extend(lasting(container)?);
                 return Ok(Way::Through(elements, TrackKind::CopiedSound));
             }
             let codec = codec(caps);
@@ -63,10 +59,21 @@ impl Tracks {
                 let reason = "GStreamer has no decoder for it, and the output does not take it as it is";
                 return Ok(Way::LeftOut(format!("{reason} ({codec})")));
             }
-            let elements = encoder(container, &format!("{name} ({codec})"), &tally)?;
+            let mut elements = encoder(container, &format!("{name} ({codec})"), &tally)?;
+            elements.extend(lasting(container)?);
             Ok(Way::Through(elements, TrackKind::EncodedSound))
         });
     }
+}
+
+/// An element that gives packets durations, for containers that need them.
+fn lasting(container: Container) -> Result<Option<gst::Element>> {
+    if container == Container::Matroska {
+        return Ok(None);
+    }
+    let lasting = make("identity")?;
+    last_duration::add(&lasting.static_pad("src").context("identity without a source pad")?);
+    Ok(Some(lasting))
 }
 
 /// The elements that a track passes if it is copied; `None` if the muxer does not take it. Parsers take headers off, and add
@@ -87,6 +94,32 @@ fn copies(muxer: &gst::Element, caps: &gst::Caps) -> Result<Option<Vec<gst::Elem
     parser.map(make).into_iter().collect::<Result<_>>().map(Some)
 }
 
+/// Leaves out the packet that the encoder of AAC puts in front of the first, and moves the others to its place, so that the
+/// sound is in step: nothing else would tell players to skip it.
+fn skip_priming(encoder: &gst::Element) -> Result<()> {
+    let pad = encoder.static_pad("src").context("an encoder without a source pad")?;
+    let skipped = AtomicBool::new(false);
+    pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        if !skipped.swap(true, Ordering::AcqRel) {
+            // `Drop` would have GStreamer release it a second time.
+            drop(info.take_buffer());
+            info.flow_res = Ok(gst::FlowSuccess::Ok);
+            return gst::PadProbeReturn::Handled;
+        }
+        let rate = pad.current_caps().and_then(|caps| caps.structure(0)?.get::<i32>("rate").ok());
+        let frame = rate.and_then(|rate| (1024 * gst::ClockTime::SECOND).checked_div(u64::try_from(rate).ok()?));
+        if let Some(buffer) = info.buffer_mut()
+            && let Some(time) = buffer.pts().zip(frame).map(|(time, frame)| time.saturating_sub(frame))
+        {
+            let buffer = buffer.make_mut();
+            buffer.set_pts(time);
+            buffer.set_dts(gst::ClockTime::NONE);
+        }
+        gst::PadProbeReturn::Ok
+    });
+    Ok(())
+}
+
 /// The elements that encode a track anew.
 fn encoder(container: Container, name: &str, tally: &Arc<Tally>) -> Result<Vec<gst::Element>> {
     let (encoder, codec, layouts) = match container {
@@ -98,6 +131,9 @@ fn encoder(container: Container, name: &str, tally: &Arc<Tally>) -> Result<Vec<g
         Container::Mp4 | Container::Mov => "; an output name that ends in .mkv takes most tracks as they are",
     };
     tally.note(format!("{name} does not fit into the output and is encoded anew, as {codec}{advice}"));
+    if container != Container::Matroska {
+        skip_priming(&encoder)?;
+    }
     let decoder = make("decodebin")?;
     let [convert, resample, layout] = [make("audioconvert")?, make("audioresample")?, make("capsfilter")?];
     let (name, tally, filter, target) = (name.to_owned(), tally.clone(), layout.clone(), encoder.clone());

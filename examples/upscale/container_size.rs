@@ -135,7 +135,7 @@ mod tests {
     fn mp4_tells_its_size() {
         let start = b"\0\0\0\x10ftypisom\0\0\0\0".as_slice();
         assert_eq!(declared_by(&[start, b"\0\0\0\x20mdat12"].concat()), Some(48));
-        assert_eq!(declared_by(&[start, b"\0\0\0\x01mdat\0\0\0\x01\0\0\0\012"].concat()), Some(16 + (1 << 32)));
+        assert_eq!(declared_by(&[start, b"\0\0\0\x01mdat\0\0\0\x01\0\0\0\x0012"].concat()), Some(16 + (1 << 32)));
         assert_eq!(declared_by(&[start, b"\0\0\0\0mdat12"].concat()), None);
         assert_eq!(declared_by(start), Some(16));
     }

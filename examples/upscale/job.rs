@@ -18,7 +18,7 @@ use gstreamer as gst;
 use crate::args::Args;
 use crate::audio::Tracks;
 use crate::estimate;
-use crate::formats::{Rate, make};
+use crate::formats::{Container, Rate, make};
 use crate::gate::Gate;
 use crate::input::{Input, Source};
 use crate::length::Length;
@@ -27,6 +27,7 @@ use crate::piece::Piece;
 use crate::streams::{self, Outlets};
 use crate::tally::Tally;
 use crate::target::{Target, Wish};
+use crate::titles;
 use crate::video::{self, Wishes};
 
 /// A pipeline that is ready to run.
@@ -68,6 +69,9 @@ impl Job {
                 let muxer = container.muxer()?;
                 pipeline.add(&muxer)?;
                 muxer.link(&file)?;
+                if *container == Container::Matroska {
+                    titles::repair(&muxer);
+                }
                 let video = muxer.request_pad_simple("video_%u").context("the muxer takes no video")?;
                 let gate = Gate::new(&video);
                 let (pipeline, container, tally) = (pipeline.clone(), *container, tally.clone());
@@ -81,6 +85,7 @@ impl Job {
         let wishes = Wishes {
             encoding: Wish { codec: args.codec, rate, preset: args.preset, picture: output.target().picture() },
             size: args.size(upscaler.property("scale")),
+            single: matches!(output.target(), Target::Picture(_)),
             compare: args.compare,
             deinterlace: args.deinterlace,
         };

@@ -26,7 +26,10 @@ pub fn add(pad: &gst::Pad) {
             }
             let Some(gst::PadProbeData::Buffer(buffer)) = info.data.take() else { return gst::PadProbeReturn::Ok };
             let next = buffer.pts();
-            let Some(mut held) = state.held.replace(buffer) else { return gst::PadProbeReturn::Drop };
+            let Some(mut held) = state.held.replace(buffer) else {
+                info.flow_res = Ok(gst::FlowSuccess::Ok);
+                return gst::PadProbeReturn::Handled;
+            };
             let gap = next.zip(held.pts()).and_then(|(next, time)| next.checked_sub(time));
             if held.duration().is_none() {
                 held.make_mut().set_duration(gap);

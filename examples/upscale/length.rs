@@ -165,19 +165,19 @@ mod tests {
     #[test]
     fn a_file_with_too_few_bytes_is_told() {
         let length = Length { bytes: Some((900, 1000)), ..length(6000, 6000) };
-        assert!(length.shortfall().unwrap().contains("1000 bytes"));
+        assert!(length.shortfall(true).unwrap().contains("1000 bytes"));
         let whole = Length { bytes: Some((1000, 1000)), ..Length::default() };
-        assert_eq!(whole.shortfall(), None);
+        assert_eq!(whole.shortfall(true), None);
     }
 
     #[test]
     fn a_hole_is_what_film_and_sound_lack_both() {
         let gap = |from, to| Gap { from: gst::ClockTime::from_mseconds(from), to: gst::ClockTime::from_mseconds(to) };
         let with = |film, sound| Length { gaps: Mutex::new([film, sound]), ..Length::default() };
-        let said = with(vec![gap(3200, 5100)], vec![gap(3100, 4900)]).shortfall().unwrap();
+        let said = with(vec![gap(3200, 5100)], vec![gap(3100, 4900)]).shortfall(true).unwrap();
         assert!(said.contains("0:03.2") && said.contains("0:04.9"), "{said}");
-        assert_eq!(with(vec![gap(3200, 5100)], Vec::new()).shortfall(), None);
-        assert_eq!(with(vec![gap(3200, 5100)], vec![gap(5000, 6000)]).shortfall(), None);
+        assert_eq!(with(vec![gap(3200, 5100)], Vec::new()).shortfall(true), None);
+        assert_eq!(with(vec![gap(3200, 5100)], vec![gap(5000, 6000)]).shortfall(true), None);
     }
 
     #[test]

@@ -42,6 +42,7 @@ mod tally;
 mod target;
 mod tasks;
 mod timeline;
+mod titles;
 mod track;
 mod video;
 mod words;

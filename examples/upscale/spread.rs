@@ -51,6 +51,22 @@ impl<T> Spread<T> {
         self.nominal = duration.filter(|duration| *duration > 0).map(gst::ClockTime::from_nseconds);
     }
 
+    /// Moves the first frame, which is still held.
+    pub fn move_first(&mut self, time: gst::ClockTime) {
+        if let Some((_, first, _)) = &mut self.last
+            && self.spacing.is_none()
+            && self.waiting.is_empty()
+        {
+            *first = time;
+        }
+    }
+
+    /// The first frame, if it is held and no other one.
+    pub fn first(&self) -> Option<&T> {
+        let (frame, ..) = self.last.as_ref()?;
+        (self.spacing.is_none() && self.waiting.is_empty()).then_some(frame)
+    }
+
     /// Frames that had no time of their own.
     pub fn spread(&self) -> u64 {
         self.spread

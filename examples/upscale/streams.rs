@@ -11,6 +11,7 @@ use gst::prelude::*;
 use gstreamer as gst;
 
 use crate::audio::Tracks;
+use crate::formats::Container;
 use crate::length::Length;
 use crate::piece::Piece;
 use crate::subtitles;
@@ -89,6 +90,7 @@ impl Outlets {
             self.watch_end(pad, film == Some(number));
             if film == Some(number) {
                 self.length.video.count_packets(pad, caps);
+                self.tell_of_chapters(pad);
                 self.through_queue(pad)?
                     .link(&self.video)
                     .with_context(|| format!("{} cannot be decoded", describe(caps)))?;
@@ -100,6 +102,22 @@ impl Outlets {
             self.expect_film();
         }
         Ok(())
+    }
+
+    /// Says that chapters are left out where the output cannot hold them.
+    fn tell_of_chapters(&self, pad: &gst::Pad) {
+        if self.tracks.as_ref().is_some_and(|tracks| tracks.container == Container::Matroska) {
+            return;
+        }
+        let (tally, told) = (self.tally.clone(), AtomicBool::new(false));
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            if matches!(info.event().map(|event| event.view()), Some(gst::EventView::Toc(_)))
+                && !told.swap(true, Ordering::AcqRel)
+            {
+                tally.note("chapters left out; an output name that ends in .mkv keeps them");
+            }
+            gst::PadProbeReturn::Ok
+        });
     }
 
     /// Notes the end of a stream. Without a film by then there is none.

@@ -41,6 +41,21 @@ mod imp {
         frames: Spread<gst::Buffer>,
     }
 
+    impl State {
+        /// Takes the time of the first frame from the segment behind it, if that begins at the same running time. The demuxer of
+        /// Matroska puts a first frame that is not at zero into a segment of its own, which moves this frame alone there.
+        fn correct_first(&mut self) {
+            let Some(segment) = self.segment.as_ref().filter(|segment| segment.base() == Some(gst::ClockTime::ZERO))
+            else {
+                return;
+            };
+            let time = self.frames.first().and_then(|frame| segment.to_running_time(frame.pts()));
+            if let Some(time) = time {
+                self.frames.move_first(time);
+            }
+        }
+    }
+
     pub struct Timeline {
         sink: gst::Pad,
         src: gst::Pad,
@@ -97,6 +112,7 @@ mod imp {
                         let mut state = self.state();
                         let first = state.segment.is_none();
                         state.segment = segment.segment().downcast_ref::<gst::ClockTime>().cloned();
+                        state.correct_first();
                         first
                     };
                     !first || self.src.push_event(whole(segment.seqnum()))

@@ -16,6 +16,7 @@ use gstflashvsr::upscaler::Size;
 use gstreamer as gst;
 use gstreamer_video as gst_video;
 
+use crate::args::Codec;
 use crate::color;
 use crate::durations::Durations;
 use crate::element_options::nick;
@@ -25,7 +26,7 @@ use crate::piece::Piece;
 use crate::side_by_side::SideBySide;
 use crate::sizes::Asked;
 use crate::tally::{Point, Tally};
-use crate::target::{Encoding, Wish};
+use crate::target::{Encoder, Encoding, Wish};
 use crate::timeline::Timeline;
 
 /// What the user wants of the video.
@@ -35,6 +36,8 @@ pub struct Wishes {
     pub encoding: Wish,
     /// How large it becomes.
     pub size: Asked,
+    /// Whether there is place for one frame only.
+    pub single: bool,
     /// Whether the bicubic picture stands beside ours.
     pub compare: bool,
     /// Whether interlaced video is made progressive.
@@ -84,6 +87,9 @@ pub fn branch(
     let front_end = pad(timeline.upcast_ref(), "sink")?;
     piece.cut_at(&front_end);
     tally.end_video_at(&front_end);
+    if wishes.single {
+        refuse_second_frame(&pad(upscaler, "sink")?);
+    }
     tally.count(&pad(upscaler, "sink")?, Point::In);
     tally.count(&pad(upscaler, "src")?, Point::Upscaled);
     tally.count(sink, Point::Out);
@@ -97,6 +103,20 @@ pub fn branch(
         choose_size(upscaler, size, wishes.size, crops, sink)?;
     }
     Ok(raw)
+}
+
+/// Ends the job if more than one frame comes.
+fn refuse_second_frame(pad: &gst::Pad) {
+    let any = AtomicBool::new(false);
+    pad.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+        if any.swap(true, Ordering::AcqRel)
+            && let Some(element) = pad.peer().and_then(|peer| peer.parent_element())
+        {
+            let cure = "an output like frame_%05d.png takes a picture of each";
+            gst::element_error!(element, gst::StreamError::Failed, ("the input has more than one frame; {cure}"));
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Adds the encoder between `format` and `sink` as soon as `raw` tells what there is to encode.
@@ -121,7 +141,10 @@ fn encode_like(
 }
 
 fn add_encoder(pipeline: &gst::Pipeline, format: &gst::Element, encoding: &Encoding, sink: &gst::Pad) -> Result<()> {
-    let elements = encoding.encoder.elements()?;
+    let mut elements = encoding.encoder.elements()?;
+    if let Encoder::Video(Codec::H265, ..) = encoding.encoder {
+        elements.insert(0, usual_rate()?);
+    }
     pipeline.add_many(&elements)?;
     gst::Element::link_many(std::iter::once(format).chain(&elements))?;
     let (first, last) = elements.first().zip(elements.last()).context("an encoder of no elements")?;
@@ -133,6 +156,20 @@ fn add_encoder(pipeline: &gst::Pipeline, format: &gst::Element, encoding: &Encod
         element.sync_state_with_parent()?;
     }
     Ok(())
+}
+
+/// An element that calls a variable frame rate 25 per second, as other encoders take it: x265 refuses it. The times stay.
+fn usual_rate() -> Result<gst::Element> {
+    let rate = make("capssetter")?;
+    let (setter, sink) = (rate.downgrade(), pad(&rate, "sink")?);
+    on_first_caps(&sink, move |info| {
+        if let Some(setter) = setter.upgrade().filter(|_| info.fps().numer() == 0) {
+            let caps = gst::Caps::builder("video/x-raw").field("framerate", gst::Fraction::new(25, 1)).build();
+            setter.set_property("caps", caps);
+        }
+        Ok(())
+    });
+    Ok(rate)
 }
 
 /// Has the upscaler make the size that is asked for, even as encoders of 4:2:0 video need it, and the muxer count in fine ticks.

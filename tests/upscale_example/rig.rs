@@ -37,6 +37,20 @@ pub fn assert_success(output: &Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// What a program has said on its standard output and its standard error.
+pub fn said(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// How long a file lasts by its own account.
+pub fn duration(dir: &TempDir, name: &str) -> gst::ClockTime {
+    gst::init().unwrap();
+    let discoverer = gstreamer_pbutils::Discoverer::new(gst::ClockTime::from_seconds(30)).unwrap();
+    let uri = gst::glib::filename_to_uri(dir.path().join(name), None).unwrap();
+    discoverer.discover_uri(&uri).unwrap().duration().unwrap()
+}
+
 /// Runs a pipeline in the directory to its end.
 pub fn launch(dir: &TempDir, description: &str) {
     gst::init().unwrap();
@@ -97,6 +111,10 @@ impl Stream {
         self.packets.iter().map(|(_, bytes)| bytes.as_slice()).collect()
     }
 
+    fn is(&self, kind: &str) -> bool {
+        self.caps.as_ref().is_some_and(|caps| caps.name().starts_with(kind))
+    }
+
     /// A field of the caps, as text.
     pub fn field(&self, name: &str) -> String {
         let caps = self.caps.as_ref().unwrap();
@@ -116,6 +134,20 @@ pub fn size(width: u32, height: u32) -> (String, String) {
 
 /// The packets of every stream of a file: the video, then the audio tracks in the order of their names.
 pub fn streams(dir: &TempDir, name: &str) -> (Stream, Vec<Stream>) {
+    let all = all_streams(dir, name);
+    let of = |kind| all.iter().filter(move |stream| stream.is(kind)).cloned().collect::<Vec<_>>();
+    let video = of("video/");
+    assert_eq!(video.len(), 1);
+    (video.into_iter().next().unwrap(), of("audio/"))
+}
+
+/// The streams of a file whose types begin with `kind`.
+pub fn streams_of(dir: &TempDir, name: &str, kind: &str) -> Vec<Stream> {
+    all_streams(dir, name).into_iter().filter(|stream| stream.is(kind)).collect()
+}
+
+/// The packets of every stream of a file.
+fn all_streams(dir: &TempDir, name: &str) -> Vec<Stream> {
     gst::init().unwrap();
     let pipeline = gst::Pipeline::new();
     let source = gst::ElementFactory::make("filesrc").property("location", dir.path().join(name)).build().unwrap();
@@ -157,9 +189,5 @@ pub fn streams(dir: &TempDir, name: &str) -> (Stream, Vec<Stream>) {
     });
     play(pipeline.upcast_ref());
 
-    let (video, audio): (Vec<_>, Vec<_>) = std::mem::take(&mut *found.lock().unwrap())
-        .into_values()
-        .partition(|stream| stream.caps.as_ref().unwrap().name().starts_with("video/"));
-    assert_eq!(video.len(), 1);
-    (video.into_iter().next().unwrap(), audio)
+    std::mem::take(&mut *found.lock().unwrap()).into_values().collect()
 }
