@@ -28,6 +28,7 @@ mod moment;
 mod numbered;
 mod outcome;
 mod output;
+mod picture_output;
 mod piece;
 mod progress;
 mod rate;

@@ -17,11 +17,12 @@ use tempfile::{TempDir, TempPath};
 
 use crate::formats::{Container, make};
 use crate::numbered::Pattern;
+use crate::picture_output;
 use crate::target::{Target, picture_sink};
 use crate::written;
 
 /// In the names of files that are not whole.
-const PARTIAL: &str = ".partial-";
+pub const PARTIAL: &str = ".partial-";
 /// Bytes of a name that stay when something is added to it; file systems allow 255.
 const NAME_BYTES: usize = 200;
 
@@ -48,7 +49,7 @@ enum Place {
 pub fn check<'a>(output: &Path, mut inputs: impl Iterator<Item = &'a Path>, overwrite: bool) -> Result<()> {
     let target = Target::of(output)?;
     if let Target::Pictures(_, pattern) = &target {
-        return check_pictures(pattern, overwrite);
+        return picture_output::check(pattern, overwrite);
     }
     if inputs.any(|input| same_file(input, output)) {
         bail!("the output \"{}\" is the input; choose another name", output.display());
@@ -74,17 +75,6 @@ pub fn check<'a>(output: &Path, mut inputs: impl Iterator<Item = &'a Path>, over
         Place::Pipe | Place::Device => {}
     }
     Ok(())
-}
-
-/// The same for numbered pictures: their directory is there, and, unless they are to be replaced, they are not.
-fn check_pictures(pattern: &Pattern, overwrite: bool) -> Result<()> {
-    if let Some(number) = pattern.present()?.into_iter().min().filter(|_| !overwrite) {
-        bail!(
-            "the output \"{}\" is there already; give --overwrite to replace all pictures whose names differ in the number only",
-            pattern.path(number).display()
-        );
-    }
-    temporary_dir(pattern).map(drop)
 }
 
 /// The output of a running job. Without [`Output::finish`] or [`Output::keep`] nothing of it stays.
@@ -120,7 +110,7 @@ impl Output {
     pub fn begin(name: &Path, overwrite: bool, mut wait: impl FnMut() -> bool) -> Result<Option<Self>> {
         let target = Target::of(name)?;
         if let Target::Pictures(_, pattern) = &target {
-            let kind = Kind::Pictures(temporary_dir(pattern)?, pattern.clone());
+            let kind = Kind::Pictures(picture_output::begin(pattern)?, pattern.clone());
             return Ok(Some(Self { name: name.to_owned(), target, overwrite, kind }));
         }
         let kind = match place(name)? {
@@ -177,8 +167,8 @@ impl Output {
     pub fn sink(&self, first: u64) -> Result<gst::Element> {
         let sink = match &self.kind {
             Kind::Pictures(dir, pattern) => picture_sink(&pattern.location_in(dir.path())?, first)?,
-            Kind::New { temporary, .. } if self.target.picture().is_some() => single_picture(temporary)?,
-            Kind::Device if self.target.picture().is_some() => single_picture(&self.name)?,
+            Kind::New { temporary, .. } if self.target.picture().is_some() => picture_output::single_sink(temporary)?,
+            Kind::Device if self.target.picture().is_some() => picture_output::single_sink(&self.name)?,
             Kind::Pipe(pipe) => {
                 let sink = make("fdsink")?;
                 sink.set_property("fd", pipe.as_raw_fd());
@@ -198,7 +188,7 @@ impl Output {
     pub fn finish(self) -> Result<()> {
         let (temporary, to) = match self.kind {
             Kind::New { temporary, to } => (temporary, to),
-            Kind::Pictures(dir, pattern) => return finish_pictures(dir, &pattern, self.overwrite),
+            Kind::Pictures(dir, pattern) => return picture_output::finish(dir, &pattern, self.overwrite),
             Kind::Pipe(_) | Kind::Device => return Ok(()),
         };
         // A disk that is full, or far away, may say so only now.
@@ -230,65 +220,10 @@ impl Output {
     pub fn keep(self) -> Result<Option<PathBuf>> {
         match self.kind {
             Kind::New { temporary, to } => visible(temporary, &to).map(Some),
-            Kind::Pictures(dir, pattern) => keep_pictures(dir, &pattern).map(Some),
+            Kind::Pictures(dir, pattern) => picture_output::keep(dir, &pattern).map(Some),
             Kind::Pipe(_) | Kind::Device => Ok(None),
         }
     }
-}
-
-/// Gives the pictures their names, now that all of them are there. Of older ones with such names none stays: they would look
-/// like frames of this film.
-fn finish_pictures(dir: TempDir, pattern: &Pattern, overwrite: bool) -> Result<()> {
-    let moved = move_pictures(&pattern.inside(dir.path()), pattern, overwrite);
-    moved.or_else(|error| {
-        let kept = keep_pictures(dir, pattern)?;
-        Err(error.context(format!(
-            "the pictures could not get their names; those that have not are in \"{}\"",
-            kept.display()
-        )))
-    })
-}
-
-fn move_pictures(from: &Pattern, to: &Pattern, overwrite: bool) -> Result<()> {
-    let numbers = from.present()?;
-    for number in to.present()? {
-        let old = to.path(number);
-        if !overwrite {
-            bail!("\"{}\" has appeared meanwhile", old.display());
-        }
-        if !numbers.contains(&number) {
-            fs::remove_file(&old).with_context(|| format!("cannot remove \"{}\"", old.display()))?;
-        }
-    }
-    for number in numbers {
-        fs::rename(from.path(number), to.path(number))?;
-    }
-    Ok(())
-}
-
-/// Takes the dot off the name of the temporary directory, which stays then.
-fn keep_pictures(dir: TempDir, pattern: &Pattern) -> Result<PathBuf> {
-    let hidden = dir.keep();
-    let name = hidden.file_name().unwrap_or_default().as_bytes();
-    let shown = pattern.dir().join(OsStr::from_bytes(name.strip_prefix(b".").unwrap_or(name)));
-    // Better hidden than lost.
-    Ok(if fs::rename(&hidden, &shown).is_ok() { shown } else { hidden })
-}
-
-/// A new, empty directory beside numbered pictures, hidden, and removed when it is dropped.
-fn temporary_dir(pattern: &Pattern) -> Result<TempDir> {
-    let dir = if pattern.dir().as_os_str().is_empty() { Path::new(".") } else { pattern.dir() };
-    tempfile::Builder::new()
-        .prefix(&format!(".pictures{PARTIAL}"))
-        .permissions(Permissions::from_mode(0o777))
-        .tempdir_in(dir)
-        .map_err(plain)
-        .with_context(|| format!("cannot write pictures into \"{}\"", dir.display()))
-}
-
-fn single_picture(path: &Path) -> Result<gst::Element> {
-    let location = path.to_str().with_context(|| format!("\"{}\" is not in UTF-8", path.display()))?;
-    picture_sink(&location.replace('%', "%%"), 1)
 }
 
 fn file_sink(path: &Path) -> Result<gst::Element> {
@@ -356,7 +291,7 @@ fn temporary(path: &Path, output: &Path) -> Result<TempPath> {
 }
 
 /// The error without the temporary path that `tempfile` adds, which tells nobody anything.
-fn plain(error: io::Error) -> anyhow::Error {
+pub fn plain(error: io::Error) -> anyhow::Error {
     let text = error.to_string();
     anyhow!(text.split(" at path ").next().unwrap_or_default().to_owned())
 }

@@ -103,8 +103,10 @@ fn every_packet_of_a_copied_track_is_kept() {
         ("avenc_aac", true),
         ("avenc_ac3", true),
         ("lamemp3enc", true),
+        ("avenc_eac3", false),
         ("flacenc", false),
         ("vorbisenc", false),
+        ("capsfilter caps=audio/x-raw,format=S16LE", false),
     ] {
         film(&dir, "in.mkv", "matroskamux", &format!("audio/x-raw,rate=48000,channels=2 ! {codec}"));
         let (_, before) = streams(&dir, "in.mkv");
@@ -114,6 +116,9 @@ fn every_packet_of_a_copied_track_is_kept() {
             assert_eq!(after[0].bytes(), before[0].bytes(), "{codec} in {name}");
         }
     }
+    film(&dir, "in.mov", "qtmux", "audio/x-raw,rate=48000,channels=2 ! avenc_alac");
+    upscaled(&dir, "in.mov", "out.mp4");
+    assert_eq!(streams(&dir, "out.mp4").1[0].bytes(), streams(&dir, "in.mov").1[0].bytes(), "ALAC");
 }
 
 /// The running time, in milliseconds, at which the sound of a file gets loud.
