@@ -37,7 +37,8 @@ impl Decoded {
     pub fn count_packets(self: &Arc<Self>, pad: &gst::Pad, caps: &gst::CapsRef) {
         let name = caps.structure(0).map_or("", |structure| structure.name().as_str());
         // The packets of other codecs may hold frames that are never shown.
-        self.state().incomparable = !matches!(name, "video/x-h264" | "video/x-h265" | "video/x-prores" | "video/x-ffv" | "image/jpeg");
+        self.state().incomparable =
+            !matches!(name, "video/x-h264" | "video/x-h265" | "video/x-prores" | "video/x-ffv" | "image/jpeg");
         let decoded = self.clone();
         pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
             if let Some(buffer) = info.buffer() {
