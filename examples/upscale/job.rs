@@ -48,7 +48,7 @@ pub struct Job {
     queues: Option<gst::Element>,
     /// Where decoded video begins.
     raw: gst::Pad,
-    /// What feeds the rest, and is linked to it when its streams are known.
+    /// What feeds the rest, and is linked to it when its streams are known; the decoder last.
     feeders: Vec<gst::Element>,
 }
 
@@ -147,11 +147,22 @@ impl Job {
         !self.waits_for_input() && self.upscaler.static_pad("src").is_some_and(|pad| is_idle(&pad))
     }
 
-    /// Whether an error is one of the input alone, so that the frames that have come can be finished.
+    /// Whether an error is one of the input alone, behind frames that have come or are about to: they can be finished.
     pub fn can_end_well(&self, error: &gst::message::Error) -> bool {
-        let of_input =
-            |source: &gst::Object| self.feeders.iter().any(|feeder| source == feeder || source.has_as_ancestor(feeder));
-        self.tally.numbers().frames_in > 0 && error.src().is_some_and(of_input)
+        let Some((decoder, readers)) = self.feeders.split_last() else { return false };
+        let is_of = |element: &gst::Element| {
+            error.src().is_some_and(|source| source == element || source.has_as_ancestor(element))
+        };
+        let is_connected = decoder.static_pad("sink").is_some_and(|sink| sink.is_linked());
+        let has_frames = self.length.video.frames() > 0;
+        (is_of(decoder) && has_frames) || (is_connected && readers.iter().any(is_of))
+    }
+
+    /// Has a pipeline run that an error has kept from it while it started.
+    pub fn go_on(&self) {
+        let pipeline = self.pipeline.clone();
+        // Who cannot go on has posted why.
+        std::thread::spawn(move || pipeline.set_state(gst::State::Playing));
     }
 
     /// Ends all streams where they come out of the input, which has not done so itself.

@@ -65,6 +65,7 @@ pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, scre
     let loaded = job.tally.numbers().frames_upscaled > 0;
     let model = if hold && loaded { model::hold(&job.upscaler) } else { None };
     let given_up = matches!(played, Ok(End::GivenUp));
+    let fault = run.fault.take();
     let down = if given_up { None } else { shut_down(&job.pipeline) };
     run.say_notes();
     let took = run.pace.elapsed();
@@ -72,7 +73,7 @@ pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, scre
     let stuck = down.is_none();
     let result = match (played, down) {
         (Err(error), _) | (Ok(_), Some(Err(error))) => Err(error),
-        (Ok(End::Input), _) if !any => Err(no_frames(job, input)),
+        (Ok(End::Input), _) if !any => Err(fault.unwrap_or_else(|| no_frames(job, input))),
         (Ok(End::Input), _) => Ok(match job.length.shortfall(job.piece.is_all()) {
             Some(shortfall) => {
                 run.screen.say(&format!("warning: \"{}\" is incomplete: {shortfall}", input.display()));
@@ -80,7 +81,10 @@ pub fn run(job: &Job, input: &Path, output: &Path, interrupts: &Interrupts, scre
             }
             None => Outcome::Done,
         }),
-        (Ok(End::Early | End::GivenUp), _) => Ok(Outcome::Interrupted),
+        (Ok(End::Early | End::GivenUp), _) => match fault.filter(|_| interrupts.wish() == Wish::GoOn) {
+            Some(fault) => Err(fault),
+            None => Ok(Outcome::Interrupted),
+        },
     };
     let whole = any && result.is_ok() && !given_up;
     Ended { result, whole, stuck, took, model }
@@ -112,6 +116,8 @@ struct Run<'a> {
     /// Whether the model is being loaded.
     loading: bool,
     ending: Option<Ending>,
+    /// An error of the input, behind which what has come is finished.
+    fault: Option<anyhow::Error>,
 }
 
 /// An early end that is under way.
@@ -145,6 +151,7 @@ impl<'a> Run<'a> {
             told_estimate: false,
             loading: false,
             ending: None,
+            fault: None,
         }
     }
 
@@ -194,7 +201,9 @@ impl<'a> Run<'a> {
                     return Err(explained);
                 }
                 // What has been computed is worth more than nothing.
-                self.job.length.broke_off(&format!("{explained:#}"));
+                self.job.length.broke_off(error.error().message());
+                self.fault.get_or_insert(explained);
+                self.job.go_on();
                 self.ending.get_or_insert(Ending { since: Instant::now(), asked: false, forced: 0 });
             }
             gst::MessageView::Warning(warning) => {

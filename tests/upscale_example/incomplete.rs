@@ -65,6 +65,20 @@ fn a_file_with_a_hole_is_incomplete() {
 }
 
 #[test]
+fn what_comes_before_a_broken_fragment_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    film(&dir, "in.mp4", "mp4mux fragment-duration=400");
+    let mut bytes = fs::read(dir.path().join("in.mp4")).unwrap();
+    let fragments: Vec<usize> = (4..bytes.len()).filter(|at| bytes[*at..].starts_with(b"moof")).collect();
+    let broken = fragments[fragments.len() / 2];
+    bytes[broken + 4..broken + 68].fill(0xff);
+    fs::write(dir.path().join("in.mp4"), bytes).unwrap();
+    let (frames, warning) = incomplete(&dir, "in.mp4");
+    assert!((20..90).contains(&frames), "{frames}");
+    assert!(warning.contains("cannot be read beyond 0:0"), "{warning}");
+}
+
+#[test]
 fn a_whole_file_is_complete() {
     let dir = tempfile::tempdir().unwrap();
     clip(&dir, 30, "I420");
