@@ -94,7 +94,8 @@ impl LaunchSink for Checks {
     }
 }
 
-/// The device. All its queues are one, so that memory is given back pipelined all launches.
+/// The device. All its queues are one, so that memory is given back behind all launches. Several threads may use it, as they do
+/// while a model loads: what is expected changes only under the batcher's lock.
 #[derive(Clone)]
 struct Checking {
     checks: Arc<Checks>,
@@ -108,9 +109,10 @@ impl Checking {
         Self { checks: Arc::default(), batcher, next: Arc::new(AtomicU64::new(ALIGNMENT as u64)) }
     }
 
-    /// Hands over what is kept; then nothing is missing.
+    /// Launches the batch; then nothing is missing.
     fn flush(&self) -> Result<()> {
-        self.batcher.lock().flush(&self.checks)?;
+        let mut batcher = self.batcher.lock();
+        batcher.flush(&self.checks)?;
         assert!(self.checks.expected.lock().is_empty(), "a launch is lost");
         Ok(())
     }
@@ -184,8 +186,9 @@ impl Queue for Checking {
         let own = *args;
         // SAFETY: it is called with the arguments of a launch of this kernel, which are of this type and aligned.
         let is_own = move |at: *const u8| unsafe { *at.cast::<A>() == own };
+        let mut batcher = self.batcher.lock();
         self.checks.expected.lock().push_back((*kernel, grid, Box::new(is_own)));
-        self.batcher.lock().launch(&self.checks, kernel.name, kernel, grid, args)
+        batcher.launch(&self.checks, kernel.name, kernel, grid, args)
     }
 
     fn wait(&self) -> Result<()> {
