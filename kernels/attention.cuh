@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// What the kernels of attention have in common.
+// What the kernels of attention and of its mask have in common.
 #pragma once
 
 #include "qkv_layout.cuh"
 
-// log2(e) / sqrt(HEAD): the hardware's exponential is that of base 2.
-constexpr float SOFTMAX_SCALE_LOG2 = 1.44269504f * 0.08838834764f;
+// 1 / sqrt(HEAD), and log2(e) times that: the hardware's exponential is that of base 2.
+constexpr float SOFTMAX_SCALE = 0.08838834764f, SOFTMAX_SCALE_LOG2 = 1.44269504f * SOFTMAX_SCALE;
 
 DEVICE float infinity() { return float_of_bits(0x7f800000); }
 

@@ -86,7 +86,7 @@ template <class T> struct ConvEpilogue {
     }
 
     template <int N> METHOD BiasScale<N> bias_scale(u32 column) const {
-        return {read<float, N>(args.bias + column), filled<N>(1.0f)};
+        return {load_vector<N>(args.bias + column), filled_vector<N>(1.0f)};
     }
 
     METHOD const T* residual() const { return static_cast<const T*>(args.skip); }
@@ -103,7 +103,7 @@ template <class T> struct ConvEpilogue {
 #pragma unroll
             for (int i = 0; i < N; ++i) y.values[i] = y.values[i] < 0.0f ? 0.0f : y.values[i];
         }
-        write(static_cast<T*>(args.outs[out]) + offset + channel, y);
+        store_vector(static_cast<T*>(args.outs[out]) + offset + channel, y);
     }
 };
 

@@ -19,7 +19,7 @@
 // gemm_mma.cuh computes it on every GPU, gemm_wgmma.cuh on Hopper; linear.cuh and conv.cuh are such problems.
 #pragma once
 
-#include "prims.cuh"
+#include "vector_io.cuh"
 
 namespace {
 
@@ -43,53 +43,31 @@ template <class Tile> DEVICE void find_tile(u32 tile, const Gemm& gemm, u32& row
     column = in_band / height * Tile::N;
 }
 
-// N neighbouring values as f32; stores N as T.
-template <class T, int N> DEVICE Vector<float, N> read(const T* from) {
-    const auto stored = *reinterpret_cast<const Vector<T, N>*>(from);
-    Vector<float, N> values;
-#pragma unroll
-    for (int i = 0; i < N; ++i) values.values[i] = to_float(stored.values[i]);
-    return values;
-}
-template <class T, int N> DEVICE void write(T* to, const Vector<float, N>& values) {
-    Vector<T, N> stored;
-#pragma unroll
-    for (int i = 0; i < N; ++i) stored.values[i] = from_float<T>(values.values[i]);
-    *reinterpret_cast<Vector<T, N>*>(to) = stored;
-}
-
-template <int N> DEVICE Vector<float, N> filled(float value) {
-    Vector<float, N> values;
-#pragma unroll
-    for (int i = 0; i < N; ++i) values.values[i] = value;
-    return values;
-}
-
 // Bias and scale of N neighbouring columns.
 template <int N> struct BiasScale {
     Vector<float, N> bias, scale;
 };
 
 template <class T, class Epilogue, int N>
-DEVICE void store_vector(const Epilogue& epilogue, u32 row, u32 column, const Vector<float, N>& acc) {
+DEVICE void store_columns(const Epilogue& epilogue, u32 row, u32 column, const Vector<float, N>& acc) {
     const BiasScale<N> columns = epilogue.template bias_scale<N>(column);
     auto y = acc;
 #pragma unroll
     for (int i = 0; i < N; ++i) y.values[i] = (y.values[i] + columns.bias.values[i]) * columns.scale.values[i];
     const u64 offset = epilogue.row_offset(row);
     const auto residual = epilogue.residual();
-    epilogue.store(offset, column, y, residual ? read<T, N>(residual + offset + column) : filled<N>(0.0f));
+    epilogue.store(offset, column, y, residual ? load_vector<N>(residual + offset + column) : filled_vector<N>(0.0f));
 }
 
 // Runs the epilogue on accumulators of neighbouring columns, one by one where its vectors are not so wide.
 template <class T, class Epilogue, int N>
 DEVICE void store_accumulators(const Epilogue& epilogue, u32 row, u32 column, const Vector<float, N>& acc) {
     if (!epilogue.in_bounds(row, column)) return;
-    if (epilogue.vector_width() % N == 0) return store_vector<T>(epilogue, row, column, acc);
+    if (epilogue.vector_width() % N == 0) return store_columns<T>(epilogue, row, column, acc);
 #pragma unroll
     for (int i = 0; i < N; ++i)
         if (epilogue.in_bounds(row, column + i))
-            store_vector<T>(epilogue, row, column + i, Vector<float, 1>{{acc.values[i]}});
+            store_columns<T>(epilogue, row, column + i, Vector<float, 1>{{acc.values[i]}});
 }
 
 }

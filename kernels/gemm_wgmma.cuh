@@ -196,7 +196,7 @@ DEVICE void store_tile(const float (&acc)[Tile::M_TILES][Tile::N / 2], const Epi
 #pragma unroll
             for (u32 i = 0; i < 8; ++i) groups[i / 2][i % 2] = acc[m][16 * group + i / 2 * 4 + 2 * half + i % 2];
             transpose_quad(groups);
-            const auto bias = read<float, 8>(columns.bias + column), scale = read<float, 8>(columns.scale + column);
+            const auto bias = load_vector<8>(columns.bias + column), scale = load_vector<8>(columns.scale + column);
             Vector<float, 8> y;
 #pragma unroll
             for (u32 i = 0; i < 8; ++i)

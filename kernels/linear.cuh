@@ -48,7 +48,7 @@ template <class T> struct LinearEpilogue {
     METHOD u64 row_offset(u32 row) const { return u64(row) * args.columns; }
 
     template <int N> METHOD BiasScale<N> bias_scale(u32 column) const {
-        return {read<float, N>(args.bias + column), args.gate ? read<float, N>(args.gate + column) : filled<N>(1.0f)};
+        return {load_vector<N>(args.bias + column), args.gate ? load_vector<N>(args.gate + column) : filled_vector<N>(1.0f)};
     }
 
     METHOD const T* residual() const { return static_cast<const T*>(args.residual); }
@@ -62,7 +62,7 @@ template <class T> struct LinearEpilogue {
         }
 #pragma unroll
         for (int i = 0; i < N; ++i) y.values[i] += residual.values[i];
-        write(static_cast<T*>(args.out) + offset + column, y);
+        store_vector(static_cast<T*>(args.out) + offset + column, y);
     }
 };
 

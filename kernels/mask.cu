@@ -3,15 +3,9 @@
 // The draft mask: scores of mean queries and mean keys, their softmax, and of each head and frame pair of queries the
 // entries of the table that are strictly greater than its (K + 1)-th largest.
 
-#include "prims.cuh"
+#include "attention.cuh"
 
 namespace {
-
-constexpr u32 HEAD = 128;
-constexpr u32 MAX_GROUPS = 64;
-constexpr float SCALE = 0.08838834764f;  // 1 / sqrt(HEAD)
-
-DEVICE float infinity() { return float_of_bits(0x7f800000); }
 
 constexpr u32 SCORE_THREADS = 256;
 // Query windows of a block: neighbours in a row of windows, which have most of their keys in common.
@@ -99,7 +93,7 @@ template <class T> DEVICE void draft_scores(const ScoreArgs& args) {
 #pragma unroll
         for (u32 i = 0; i < QUERIES; ++i) {
             if (i >= queries) continue;
-            const float s = local[i] ? score[i] * SCALE : -infinity();
+            const float s = local[i] ? score[i] * SOFTMAX_SCALE : -infinity();
             maximum[i] = fmaxf(maximum[i], s);
             table[u64(i) * args.keys + key] = s;
         }

@@ -5,7 +5,29 @@
 
 #include "prims.cuh"
 
-// Values that one access moves.
+// N values as f32, in one access, from an address aligned to all of them; N values of f32 to such an address.
+template <int N, class T> DEVICE Vector<float, N> load_vector(const T* from) {
+    const auto stored = *reinterpret_cast<const Vector<T, N>*>(from);
+    Vector<float, N> values;
+#pragma unroll
+    for (int i = 0; i < N; ++i) values.values[i] = to_float(stored.values[i]);
+    return values;
+}
+template <class T, int N> DEVICE void store_vector(T* to, const Vector<float, N>& values) {
+    Vector<T, N> stored;
+#pragma unroll
+    for (int i = 0; i < N; ++i) stored.values[i] = from_float<T>(values.values[i]);
+    *reinterpret_cast<Vector<T, N>*>(to) = stored;
+}
+
+template <int N> DEVICE Vector<float, N> filled_vector(float value) {
+    Vector<float, N> values;
+#pragma unroll
+    for (int i = 0; i < N; ++i) values.values[i] = value;
+    return values;
+}
+
+// Values that one access of `load` or `store` moves.
 template <class T, u32 N> constexpr u32 PER_ACCESS = N < PER_16_BYTES<T> ? N : PER_16_BYTES<T>;
 
 // N values from an address aligned to 16 bytes, or to all of them if that is less.
