@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Attention of a tile of queries of one head to a list of tiles of keys: FlashAttention-2 (Dao, 2023), with the softmax
-// taken on the way (Milakov, Gimelshein: "Online normalizer calculation for softmax", 2018). There is room for one tile
-// of keys and one of values: the values arrive while scores are computed, the next keys while values are added up.
+// Attention of a tile of queries of one head to a list of tiles of keys: FlashAttention-2 (Dao, 2023), with an online
+// softmax (Milakov, Gimelshein: "Online normalizer calculation for softmax", 2018). Shared memory holds one tile of
+// keys and one of values: the values arrive during q * k^T, the next keys during p * v.
 
 #include "attention.cuh"
 
@@ -10,7 +10,7 @@ namespace {
 
 constexpr u32 THREADS = 128;
 
-// Some rows of a head; rows beyond `count` are zeros.
+// Rows of a head in a plain matrix [row][dim]; rows beyond `count` are zeros.
 template <class T> struct Rows {
     const T* first;
     u32 count, dim;
@@ -19,7 +19,7 @@ template <class T> struct Rows {
     METHOD u32 below(u32 rows) const { return rows * dim; }
 };
 
-// The same of queries, keys and values as qkv_layout.cuh describes them, from a row on that is a multiple of 8.
+// Rows of a head in the layout of qkv_layout.cuh, from a row on that is a multiple of 8.
 template <class T> struct WindowRows {
     const T* first;
     u32 count;
@@ -29,15 +29,15 @@ template <class T> struct WindowRows {
     METHOD u32 below(u32 rows) const { return layout.below(rows); }
 };
 
-// The work on tiles, for 16-bit types: a warp takes 32 queries, as two tiles of 16 of the tensor cores, so that each
-// fragment of keys and values that it loads is used twice. With 32 keys a block takes 48 KiB, and two fit on the
-// multiprocessors of GeForce cards, which have 100 KiB; FlashAttention-2 takes these tiles there as well
-// (flash_fwd_launch_template.h, heads of 128).
+// The main loop's steps on one tile, for 16-bit types: a warp has 32 queries, two MMAs high, so that it uses each
+// fragment of keys and values twice. With 32 keys a block has 48 KiB of shared memory, and two blocks fit on an SM of a
+// GeForce card, which has 100 KiB; FlashAttention-2 has these tiles there as well (flash_fwd_launch_template.h, heads
+// of 128).
 template <class T> struct Tile {
     static constexpr u32 QUERIES = 128, KEYS = 32;
     static constexpr u32 VECS = HEAD / 8;
 
-    // Row r has its 16-byte vector p at p ^ r % 8: eight rows of a fragment lie in different banks.
+    // Swizzled: vector p of row r lies at p ^ r % 8, so that eight rows of a fragment lie in different banks.
     struct Shared {
         T q[QUERIES * HEAD], k[KEYS * HEAD], v[KEYS * HEAD];
     };
@@ -55,8 +55,8 @@ template <class T> struct Tile {
 
     static METHOD T* vec16(T* tile, u32 row, u32 vec) { return tile + row * HEAD + (vec ^ row % 8) * 8; }
 
-    // What this lane gives of the 16 rows from `row` on and the vectors p and p + 1, p even, for a fragment of 16x16.
-    // Written so that all but four addresses are constants apart.
+    // The address that this lane passes to ldmatrix for a 16x16 fragment: rows from `row` on, vectors p and p + 1, p
+    // even. Written so that all but four addresses are constants apart.
     static METHOD const T* fragment(const T* tile, u32 row, u32 p) {
         const u32 l = lane();
         return tile + (row + l % 16) * HEAD + p / 8 * 64 + (p % 8 ^ l / 16 ^ l % 8) * 8;
@@ -162,7 +162,7 @@ template <class T> struct Tile {
         }
     }
 
-    // Results go through the place of the warp's own queries, so that whole vectors are written.
+    // Writes out / row_sum. Goes through the shared memory of the warp's own queries, so that it stores whole vectors.
     METHOD void write(T* to, u32 rows, u32 dim) {
         const u32 l = lane(), first = warp() * 32;
 #pragma unroll
@@ -184,11 +184,12 @@ template <class T> struct Tile {
     }
 };
 
-// The same in f32, without tensor cores: 8 threads share 4 queries, each has 4 keys and then 16 channels of them.
+// The same steps in f32, without tensor cores: 8 threads share 4 queries; a thread has 4 keys of q * k^T, then 16
+// channels of p * v.
 template <> struct Tile<float> {
     static constexpr u32 QUERIES = 64, KEYS = 32;
     static constexpr u32 SHARE = 8;
-    // Four values more than a row needs: rows then start in different banks.
+    // Rows are padded by four values to start in different banks.
     static constexpr u32 PITCH = HEAD + 4, P_PITCH = KEYS + 4;
     using Four = Vector<float, 4>;
 
@@ -220,7 +221,7 @@ template <> struct Tile<float> {
     template <class From> METHOD void copy_keys(const From& from) { copy(shared.k, KEYS, from); }
     template <class From> METHOD void copy_values(const From& from) { copy(shared.v, KEYS, from); }
 
-    // Thread p of those that share queries has keys p, p + 8, ...: neighbours read neighbouring rows.
+    // Thread t of the eight that share queries has keys t, t + 8, ...: neighbours read neighbouring rows.
     METHOD void mma_qk(u32 keys) {
 #pragma unroll
         for (auto& row : score)
@@ -264,7 +265,7 @@ template <> struct Tile<float> {
         }
     }
 
-    // Thread p has channels 4 p, 4 p + 1, ... of each 32.
+    // Thread t has channels 4 t to 4 t + 3 of each 32.
     METHOD void mma_pv() {
         for (u32 key = 0; key < KEYS; key += 4) {
             Four p[4];
@@ -297,8 +298,9 @@ template <> struct Tile<float> {
 
 template <class T> using AttentionShared = typename Tile<T>::Shared;
 
-// Attention of queries to `tiles` tiles of keys; without any, the result is 0. `keys.window(i)` tells which window tile
-// i is of (early, as it has to be read from memory), `keys.k(i, window)` and `keys.v(i, window)` where its rows are.
+// The main loop: attention of queries to `tiles` tiles of keys; without any, the result is 0. `keys.window(i)` is the
+// window of tile i, read one tile ahead because it comes from memory; `keys.k(i, window)` and `keys.v(i, window)` are
+// its rows.
 template <class T, class Queries, class Keys>
 DEVICE void compute_attention(const Queries& q, T* out, u32 dim, u32 tiles, const Keys& keys) {
     using Work = Tile<T>;
@@ -313,7 +315,7 @@ DEVICE void compute_attention(const Queries& q, T* out, u32 dim, u32 tiles, cons
     copy_async_commit();
     for (u32 tile = 0; tile < tiles; ++tile) {
         copy_async_wait<0>();
-        block_barrier();  // The keys are there, and nobody reads the values before any more.
+        block_barrier();  // The keys have landed, and all threads have read the values of the tile before.
         const auto v = keys.v(tile, window);
         work.copy_values(v);
         copy_async_commit();
@@ -322,7 +324,7 @@ DEVICE void compute_attention(const Queries& q, T* out, u32 dim, u32 tiles, cons
         work.mma_qk(v.count);
         work.softmax_rescale();
         copy_async_wait<0>();
-        block_barrier();  // The values are there, and nobody reads the keys any more.
+        block_barrier();  // The values have landed, and all threads have read the keys.
         if (more) work.copy_keys(keys.k(tile + 1, window));
         copy_async_commit();
         work.mma_pv();
@@ -330,7 +332,7 @@ DEVICE void compute_attention(const Queries& q, T* out, u32 dim, u32 tiles, cons
     work.write(out, q.count, dim);
 }
 
-// The keys that a row of the mask lists.
+// The keys of the windows that a row of the mask lists.
 template <class T> struct ListedKeys {
     static constexpr u32 PER_WINDOW = WINDOW / Tile<T>::KEYS;
     const SparseArgs& args;
@@ -369,7 +371,7 @@ struct CrossArgs {
     u32 dim, queries, keys;
 };
 
-// All keys.
+// All keys of a plain matrix, for cross attention.
 template <class T> struct AllKeys {
     const CrossArgs& args;
     u32 head;
@@ -386,9 +388,9 @@ template <class T> struct AllKeys {
 
 template <class T> DEVICE void cross_attention(const CrossArgs& args) {
     const u32 head = block_y(), query = block_x() * Tile<T>::QUERIES;
-    const u64 place = u64(query) * args.dim + head * HEAD;
-    compute_attention<T>(Rows<T>{static_cast<const T*>(args.q) + place, args.queries - query, args.dim},
-              static_cast<T*>(args.out) + place, args.dim, divide_up(args.keys, Tile<T>::KEYS), AllKeys<T>{args, head});
+    const u64 offset = u64(query) * args.dim + head * HEAD;
+    compute_attention<T>(Rows<T>{static_cast<const T*>(args.q) + offset, args.queries - query, args.dim},
+              static_cast<T*>(args.out) + offset, args.dim, divide_up(args.keys, Tile<T>::KEYS), AllKeys<T>{args, head});
 }
 
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// What the kernels of attention and of its mask have in common.
+// Definitions shared by the kernels of attention and of its mask.
 #pragma once
 
 #include "qkv_layout.cuh"
@@ -20,7 +20,7 @@ DEVICE float allreduce_sum(float x, u32 lanes) {
     return x;
 }
 
-// The result of queries that have no keys.
+// Writes zeros, the result of queries that have no keys.
 template <class T> DEVICE void write_zeros(T* out, u32 rows, u32 dim, u32 threads) {
     constexpr u32 N = PER_16_BYTES<T>, VECS = HEAD / N;
     for (u32 i = thread(); i < rows * VECS; i += threads)
@@ -30,17 +30,18 @@ template <class T> DEVICE void write_zeros(T* out, u32 rows, u32 dim, u32 thread
 struct SparseArgs {
     const void* q;
     void* out;
-    // Of each head and query window: how many key windows, and which, `pitch` apart.
+    // The mask. For each head and query window: the number of its key windows, and the list of them; lists are `pitch`
+    // apart.
     const u32* counts;
     const u32* lists;
-    // Of each head, the query windows in the order in which they are taken.
+    // The query windows of each head, in the order in which they are worked on.
     const u32* order;
     u32 dim, query_windows, pitch, group_windows;
-    // One per frame pair.
+    // The cache: keys and values of each frame pair.
     const void* k[MAX_GROUPS];
     const void* v[MAX_GROUPS];
 
-    // Where a head begins in a key window of the lists.
+    // The tile of a head in a key window, as the lists number them over all frame pairs.
     template <class T> METHOD const T* tile(const void* const (&groups)[MAX_GROUPS], u32 window, u32 head) const {
         const TiledQkv<T> layout{dim};
         return static_cast<const T*>(groups[window / group_windows]) + layout.tile(window % group_windows, head);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Colour correction of the output by the input.
+// Colour correction of the output by the input: AdaIN, or a wavelet decomposition.
 
 #include "vector_io.cuh"
 
@@ -10,7 +10,7 @@ constexpr u32 THREADS = 256;
 constexpr u32 FLOATS = 4;
 constexpr double EPS = 1e-5;
 
-// Sums of the values and of their squares.
+// The sum of values and of their squares.
 struct Moments {
     double sum, squares;
 };
@@ -19,7 +19,7 @@ struct BlockMoments {
     Moments threads[THREADS];
 };
 
-// How a plane's values become others: (v - from) * scale + to.
+// An affine change of a plane: (v - from) * scale + to.
 struct Change {
     float from, scale, to;
 };
@@ -53,8 +53,8 @@ struct BlurArgs {
     u32 height, width, dilation;
 };
 
-// Adds what the threads of a block bring; the first thread has the sum. In f64, with which the variance of an almost
-// flat plane survives the subtraction of the squared mean.
+// Sums the moments of a block's threads; the first thread gets the sum. In f64, so that the variance of an almost flat
+// plane survives the subtraction of the squared mean.
 DEVICE Moments block_sum(const Moments& own) {
     BlockMoments& shared = shared_memory<BlockMoments>();
     shared.threads[thread()] = own;
@@ -81,7 +81,7 @@ struct Statistics {
     double mean, deviation;
 };
 
-// Mean and deviation of a plane; biased variance, as the reference's.
+// The mean and standard deviation of a plane, with the biased variance of the reference.
 DEVICE Statistics statistics(const ChangeArgs& args, u32 plane) {
     Moments own{0, 0};
     for (u32 part = thread(); part < args.parts; part += THREADS) {
@@ -96,7 +96,7 @@ DEVICE Statistics statistics(const ChangeArgs& args, u32 plane) {
 
 }
 
-// Moments of one part of a plane of one of the pictures, at [picture][plane][part].
+// Computes the moments of one part of a plane of one of the pictures, at [picture][plane][part].
 KERNEL(plane_moments, THREADS, BlockMoments, MomentsArgs) {
     const u32 part = block_x(), plane = block_y(), picture = block_z();
     const float* values = args.pictures[picture] + plane * args.area;
@@ -114,7 +114,7 @@ KERNEL(plane_moments, THREADS, BlockMoments, MomentsArgs) {
     if (thread() == 0) args.partial[(picture * 3 + plane) * args.parts + part] = total;
 }
 
-// What a plane of the first picture lacks of the second one's mean and deviation.
+// Finds the change that gives a plane of the first picture the mean and deviation of the second one's (AdaIN).
 KERNEL(plane_change, THREADS, BlockMoments, ChangeArgs) {
     const u32 plane = block_x();
     const Statistics hq = statistics(args, plane);
@@ -136,8 +136,8 @@ KERNEL(apply_change, THREADS, NoShared, ApplyArgs) {
     store_some(args.out + plane + first, v, count, aligned);
 }
 
-// The kernel 1-2-1 / 4 along rows and along columns, `dilation` apart, edges replicated: of `low`, or of `low - minus`.
-// The last blur adds `plus` and clamps.
+// Blurs `low`, or `low - minus`, by the kernel 1-2-1 / 4 along rows and columns, with a dilation and replicated edges:
+// the low band of one level of the wavelet decomposition. The last level adds `plus` and clamps.
 KERNEL(blur, THREADS, NoShared, BlurArgs) {
     const u32 x = block_x() * THREADS + thread(), y = block_y();
     if (x >= args.width) return;

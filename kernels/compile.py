@@ -7,9 +7,9 @@
     python3 kernels/compile.py --check     compile everything, fail unless it is what prebuilt/ holds
     python3 kernels/compile.py norms ...   compile these files only, show registers and memory, write nothing
 
-A kernel that spills registers or has a stack frame is an error, and so is one whose products of warpgroups the compiler
-makes wait for each other. The same sources give the same bytes on every machine: compiled code must not be a surprise,
-and a reader can prove that it comes from these sources.
+A kernel that spills registers or has a stack frame is an error, and so is one whose MMAs of warpgroups (wgmma) the compiler
+serializes. The same sources give the same bytes on every machine, so that a reader can prove that compiled code comes
+from these sources.
 """
 
 import argparse
@@ -30,19 +30,18 @@ PREBUILT = KERNELS / "prebuilt"
 MANIFEST = PREBUILT / "manifest.json"
 CURE = "run: python3 kernels/compile.py"
 
-# Machine code (cubins) for what there is, and PTX, which a driver can translate for what comes later. Where a cubin is
-# spoken of below, PTX in its place is meant too. Keep the list as in
-# src/backend/cuda/nvidia/cubins.rs.
+# Architectures with machine code (cubins), and one for PTX, which a driver can translate for later ones. `cubin` stands
+# for PTX too below. Keep the list as in src/backend/cuda/nvidia/cubins.rs.
 ARCHS = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120a", "compute_80"]
 
-# Files that begin so are for one architecture alone.
+# Prefixes of files for one architecture alone.
 ONLY = {"hopper_": "sm_90a"}
 
 # Unnamed namespaces get names from a random number, which must be the same each time.
 OPTIONS = ["--std=c++17", "-default-device", "--ptxas-options=-v", "--frandom-seed=1"]
 
 
-# What ptxas says, as mere information, where it makes products of warpgroups or changes of their registers slow.
+# The warning of ptxas, reported as mere information, where it serializes MMAs of warpgroups or ignores setmaxnreg.
 SERIALIZED = "(C75"
 
 # How often a cubin that differs from the committed one is compiled anew.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Convolutions. block_z is the batch.
+// Convolutions on every GPU; block_z is the batch.
 
 #include "conv.cuh"
 #include "gemm_mma.cuh"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Convolutions as problems of gemm.cuh (implicit GEMM): the rows of A are the pixels of a map, and its taps, read in
-// place, those of one input map after the other. The batch index (grid z) is the output frame of a convolution over time,
-// or the phase of an upsampling.
+// Convolutions as problems of gemm.cuh (implicit GEMM): the rows of A are the pixels of a feature map, read in place at
+// the taps of one input map after the other. The batch index (grid z) is the output frame of a causal conv3d, or the
+// sub-pixel phase of an upsampling conv.
 #pragma once
 
 #include "gemm.cuh"
@@ -12,29 +12,31 @@ namespace {
 constexpr u32 MAX_OUTS = 8, MAX_MAPS = 2 * MAX_OUTS + 2;
 
 struct ConvArgs {
+    // The input maps, and the output maps of `outputs` channels each.
     const void* maps[MAX_MAPS];
-    // Of `outputs` channels each.
     void* outs[MAX_OUTS];
     const void* weights;
     const float* bias;
-    // Of the result's shape, or null.
+    // The skip connection, of an output map's shape, or null.
     const void* skip;
-    // Of the input maps.
+    // Height, width and channels of the input maps.
     u32 height, width, inputs;
-    // Columns of the GEMM: those of all maps that come out of one phase or frame, `outputs` each.
+    // Columns of the GEMM: the channels of all maps that one phase or frame gives, `outputs` each.
     u32 columns, outputs;
-    // Values of a column of the weights; taps of them that are used.
+    // Values of a column of the weights, and the taps that are used of it.
     u32 depth, taps;
-    // Taps of a kernel's row: 3 or 2.
+    // Taps along a side of the kernel: 3, or 2 for an upsampling.
     u32 side;
-    // Output frames start 2 maps apart; each phase has weights and pixels of its own.
+    // Flags. `over_time`: a conv3d, whose output frames begin 2 input maps apart; `phases`: an upsampling, whose phases
+    // have weights and pixels of their own; `replicate`: the border is repeated, else it is 0.
     u32 over_time, phases, replicate, relu;
-    // Output frames or phases; and the blocks of the launch, for blocks that compute several tiles.
+    // Output frames or phases; and the launch's blocks, for the persistent kernels.
     u32 batches, blocks;
 };
 
+// A: the pixels of the maps at a tap.
 template <class T> struct Taps {
-    // Row and column of a pixel; beyond the last one `y` is far outside.
+    // Row and column of a pixel; `y` is far outside the map for rows beyond the last pixel.
     struct Row {
         i32 y, x;
     };
@@ -42,7 +44,7 @@ template <class T> struct Taps {
     const ConvArgs* args;
     u32 batch;
     const T* map;
-    // Of the tap, from the pixel.
+    // The tap's position relative to the pixel.
     i32 dy, dx;
 
     METHOD Row row(u32 m) const {
@@ -51,7 +53,7 @@ template <class T> struct Taps {
     }
 
     METHOD void enter(u32 tap) {
-        // Divided by constants: this comes up every few k tiles.
+        // Divides by constants, which is cheap: this runs every few k tiles.
         const bool three = args->side == 3;
         const u32 source = three ? tap / 9 : tap / 4, in_kernel = tap - source * (three ? 9 : 4);
         const u32 tap_row = three ? in_kernel / 3 : in_kernel / 2, tap_column = in_kernel - tap_row * (three ? 3 : 2);
@@ -99,7 +101,7 @@ template <class T> struct ConvEpilogue {
 #pragma unroll
         for (int i = 0; i < N; ++i) y.values[i] += residual.values[i];
         if (args.relu) {
-            // Written so that NaN stays visible.
+            // A maximum would turn NaN into 0 and hide it.
 #pragma unroll
             for (int i = 0; i < N; ++i) y.values[i] = y.values[i] < 0.0f ? 0.0f : y.values[i];
         }

@@ -30,7 +30,7 @@ DEVICE u32 ballot(bool x) { return __ballot_sync(0xffffffffu, x); }
 DEVICE u32 count_bits(u32 x) { return __popc(x); }
 DEVICE u32 atomic_add_shared(u32* p, u32 x) { return atomicAdd(p, x); }
 DEVICE void atomic_or(u32* p, u32 x) { atomicOr(p, x); }
-// One more, or 0 behind `last`; gives what was there.
+// Increments `*p`, wrapping to 0 after `last`; returns the old value (atomicInc).
 DEVICE u32 atomic_count(u32* p, u32 last) { return atomicInc(p, last); }
 
 DEVICE float to_float(float x) { return x; }
@@ -52,7 +52,7 @@ template <> DEVICE f16 from_float<f16>(float x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
     return y;
 }
-// Two neighbouring values, the first in the low half.
+// Packs two neighbouring values into 32 bits, the first in the low half.
 template <class T> DEVICE u32 pack(float low, float high);
 template <> DEVICE u32 pack<bf16>(float low, float high) {
     u32 y;
@@ -89,17 +89,17 @@ DEVICE void copy_async(void* shared, const void* global, bool valid = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :: "r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");
 }
-// Ends a group of copies.
+// Closes a group of copies (cp.async.commit_group).
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most the N latest groups of this thread are under way.
+// Waits until at most the N latest groups of this thread are in flight.
 template <int N> DEVICE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
 
-// Four 8x8 matrices of 16-bit values; lane l gives the address of row l % 8 of matrix l / 8.
+// Loads four 8x8 matrices of 16-bit values (ldmatrix); lane l passes the address of row l % 8 of matrix l / 8.
 template <class T> DEVICE void load_matrix(u32 (&r)[4], const T* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
 }
-// The same, each matrix transposed.
+// Loads four such matrices, each transposed.
 template <class T> DEVICE void load_matrix_transposed(u32 (&r)[4], const T* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");

@@ -3,18 +3,18 @@
 // The GEMM (general matrix multiplication) under linear layers and convolutions: out[m][n] = sum over k of
 // a[m][k] * b[n][k], in tiles.
 //
-// A is read where it lies, as an implicit matrix: k runs over taps (those of a convolution; one for a linear layer) and
-// in each over the channels of one pixel or row. What happens to an accumulator before it is stored is up to the caller.
-// So a GEMM is a class Problem of
+// A is an implicit matrix, read where it lies: k runs over taps (those of a convolution; one for a linear layer), and
+// for each tap over the channels of one pixel or row. The epilogue, all that happens to an accumulator before it is
+// stored, is the caller's. A GEMM is a class Problem with
 //
-//   gemm<Tile>(batch)   its sizes and B of a batch (an index along the grid's z axis); all batches have the same sizes
-//   a(batch)            A, of a class `A` with `Row`, what is to be known about a row; `Row row(u32 m)`;
-//                       `void enter(u32 tap)`; and `const T* channels(Row)`, the row's channels at that tap, or null for
+//   gemm<Tile>(batch)   the sizes and B of a batch (an index along the grid's z axis); all batches have the same sizes
+//   a(batch)            A, of a class `A` with a type `Row` that identifies a row; `Row row(u32 m)`; `void enter(u32)`,
+//                       which selects a tap; and `const T* channels(Row)`, a row's channels at that tap, or null for
 //                       zeros
 //   epilogue(batch)     the epilogue. For each accumulator with `in_bounds(row, column)`: y = (acc + bias) * scale with
 //                       those of `bias_scale<N>(column)`, then `store(row_offset(row), column, y, residual)`; the
-//                       residual is read from `residual()` at the same offset and column, or 0 if that is null. Columns
-//                       go together by any number that divides `vector_width()`
+//                       residual is read from `residual()` at the same offset and column, or 0 if that is null. Stores
+//                       are vectorised by any width that divides `vector_width()`
 //
 // gemm_mma.cuh computes it on every GPU, gemm_wgmma.cuh on Hopper; linear.cuh and conv.cuh are such problems.
 #pragma once
@@ -29,8 +29,8 @@ struct Gemm {
     u32 rows, columns, inputs, taps, depth;
 };
 
-// Tiles of a GEMM, and the first row and column of one. Tiles with neighbouring numbers share rows and columns: they
-// lie in bands of 16.
+// The number of tiles of a GEMM, and the first row and column of one. Tiles are numbered in bands 16 tiles high, so
+// that blocks that run at the same time share rows of A and columns of B in the second-level cache.
 template <class Tile> DEVICE u32 count_tiles(const Gemm& gemm) {
     return divide_up(gemm.rows, Tile::M) * divide_up(gemm.columns, Tile::N);
 }
@@ -59,7 +59,7 @@ DEVICE void store_columns(const Epilogue& epilogue, u32 row, u32 column, const V
     epilogue.store(offset, column, y, residual ? load_vector<N>(residual + offset + column) : filled_vector<N>(0.0f));
 }
 
-// Runs the epilogue on accumulators of neighbouring columns, one by one where its vectors are not so wide.
+// Runs the epilogue on accumulators of neighbouring columns, one by one where its vector width does not allow N.
 template <class T, class Epilogue, int N>
 DEVICE void store_accumulators(const Epilogue& epilogue, u32 row, u32 column, const Vector<float, N>& acc) {
     if (!epilogue.in_bounds(row, column)) return;

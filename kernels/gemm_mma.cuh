@@ -15,19 +15,20 @@ namespace {
 
 constexpr u32 THREADS = 256;
 constexpr u32 WARPS = THREADS / WARP;
-// On a multiprocessor: while one waits at its barrier, the other multiplies.
+// Blocks on an SM: while one waits at its barrier, the other issues MMAs.
 template <class T> constexpr u32 BLOCKS = sizeof(T) == 2 ? 2 : 1;
+// 16-byte vectors of a row of a stage, and values of k in it.
 constexpr u32 VECS = 4;
 template <class T> constexpr u32 BLOCK_K = VECS * PER_16_BYTES<T>;
 
-// A tile of M x N: STAGES_ stages, warps in WARPS_M rows of 8 / WARPS_M.
+// A tile of M x N with STAGES stages; the eight warps of a block stand in WARPS_M rows.
 template <u32 M_, u32 N_, u32 STAGES_, u32 WARPS_M> struct Tile {
     static constexpr u32 M = M_, N = N_, STAGES = STAGES_;
-    // Of a warp, for the tensor cores.
+    // Warps along n and the part of the tile that a warp computes, for the tensor cores.
     static constexpr u32 WARPS_N = WARPS / WARPS_M, WARP_M = M / WARPS_M, WARP_N = N / WARPS_N;
-    // Columns and rows of threads, for FMA.
+    // Threads along n and m, for FMA.
     static constexpr u32 THREADS_N = N < 64 ? N / 4 : 16, THREADS_M = THREADS / THREADS_N;
-    // Distance of rows in a slab: two values of each of four rows fill all banks.
+    // Pitch of a slab, padded so that two values of each of four rows fill all banks.
     static constexpr u32 PITCH = WARP_N + 8;
 };
 
@@ -40,7 +41,7 @@ template <class T, class Tile> union Shared {
         alignas(128) T a[Tile::M * BLOCK_K<T>];
         alignas(128) T b[Tile::N * BLOCK_K<T>];
     } stages[Tile::STAGES];
-    // Each warp's, to turn the tensor cores' layout into rows.
+    // A slab of each warp, by which the epilogue turns the layout of the accumulators into rows.
     alignas(128) float slabs[WARPS][16 * Tile::PITCH];
 };
 
@@ -48,12 +49,12 @@ template <class T> using T128x128Shared = Shared<T, T128x128>;
 template <class T> using T128x64Shared = Shared<T, T128x64>;
 template <class T> using T256x16Shared = Shared<T, T256x16>;
 
-// Where a 16-byte vector of a row lies in a stage.
+// The offset of a 16-byte vector of a row in a stage, swizzled.
 template <class T> DEVICE u32 swizzle(u32 row, u32 vec) {
     return row * BLOCK_K<T> + (vec ^ (row / 2 % VECS)) * PER_16_BYTES<T>;
 }
 
-// Fills the stages. Each thread loads the same vector of several rows.
+// The state of a thread that fills stages: it loads the same 16-byte vector of several rows of A and of columns of B.
 template <class T, class Tile, class A> struct Loader {
     static constexpr u32 STRIDE = THREADS / VECS, ROWS = Tile::M / STRIDE, B_COPIES = divide_up(Tile::N, STRIDE);
 
@@ -70,7 +71,7 @@ template <class T, class Tile, class A> DEVICE void find_sources(Loader<T, Tile,
     for (u32 i = 0; i < own.ROWS; ++i) own.sources[i] = own.a.channels(own.rows[i]);
 }
 
-// Starts at a row and a column.
+// Sets a loader to the first k tile of the tile at `row` and `column`.
 template <class T, class Tile, class A>
 DEVICE void start(Loader<T, Tile, A>& own, const Gemm& gemm, u32 row, u32 column) {
     const u32 first = thread() / VECS, vec = thread() % VECS;
@@ -85,7 +86,7 @@ DEVICE void start(Loader<T, Tile, A>& own, const Gemm& gemm, u32 row, u32 column
     find_sources(own);
 }
 
-// Loads the next k tile. Channels whose bytes are no multiple of 16 go one by one.
+// Starts the copies of the next k tile. Channels go one by one where a row's bytes are not a multiple of 16.
 template <bool ALIGNED, class T, class Tile, class A>
 DEVICE void load(Loader<T, Tile, A>& own, T* a, T* b) {
     constexpr u32 N = PER_16_BYTES<T>;
@@ -116,13 +117,13 @@ DEVICE void load(Loader<T, Tile, A>& own, T* a, T* b) {
     if (++own.tap < own.taps) find_sources(own);
 }
 
-// The accumulators of one thread, for the tensor cores: fragments of 16 rows and 8 columns.
+// The accumulators of a thread, for the tensor cores: fragments of 16 rows and 8 columns.
 template <class T, class Tile> struct Accumulators {
     static constexpr u32 M = Tile::WARP_M / 16, N = Tile::WARP_N / 8;
     float values[M][N][4];
 };
 
-// For FMA: every THREADS_M-th row and THREADS_N-th column.
+// The accumulators of a thread for FMA: every THREADS_M-th row and THREADS_N-th column.
 template <class Tile> struct Accumulators<float, Tile> {
     static constexpr u32 M = Tile::M / Tile::THREADS_M, N = Tile::N / Tile::THREADS_N;
     float values[M][N];
@@ -138,7 +139,7 @@ template <class T, class Tile> DEVICE void clear(Accumulators<T, Tile>& acc) {
             for (float& value : fragment) value = 0;
 }
 
-// Adds the products of a stage.
+// Multiplies the k tile of a stage, acc += a * b.
 template <class Tile> DEVICE void mma(Accumulators<float, Tile>& acc, const float* a_tile, const float* b_tile) {
     constexpr u32 M = Accumulators<float, Tile>::M, N = Accumulators<float, Tile>::N;
     const u32 row = thread() / Tile::THREADS_N, column = thread() % Tile::THREADS_N;
@@ -162,9 +163,10 @@ template <class Tile> DEVICE void mma(Accumulators<float, Tile>& acc, const floa
 
 template <class T, class Tile> DEVICE void mma(Accumulators<T, Tile>& acc, const T* a_tile, const T* b_tile) {
     constexpr u32 M = Accumulators<T, Tile>::M, N = Accumulators<T, Tile>::N;
-    // Lanes 0..16 name the rows of a fragment at one vector, the others at the next (PTX manual, ldmatrix and m16n8k16).
+    // Lanes 0..16 address the rows of a fragment at one vector, the others at the next (PTX manual, ldmatrix,
+    // m16n8k16).
     const u32 row = warp() / Tile::WARPS_N * Tile::WARP_M + lane() % 16, next = lane() / 16;
-    // Two fragments of columns at once: lanes 0..8, 8..16 name the vectors of one, the others those of the other.
+    // Two fragments of B at once: lanes 0..8 and 8..16 address the two vectors of one, lanes 16..32 those of the other.
     const u32 column = warp() % Tile::WARPS_N * Tile::WARP_N + lane() / 16 * 8 + lane() % 8, half = lane() / 8 % 2;
 #pragma unroll
     for (u32 vec = 0; vec < VECS; vec += 2) {
@@ -230,7 +232,7 @@ DEVICE void store_tile(Accumulators<T, Tile>& acc, Shared<T, Tile>& shared, cons
     }
 }
 
-// This block's tile of a batch.
+// Computes this block's tile of a batch.
 template <class T, class Tile, bool ALIGNED, class Problem> DEVICE void gemm(const Problem& problem, u32 batch) {
     auto& shared = shared_memory<Shared<T, Tile>>();
     const Gemm gemm = problem.template gemm<Tile>(batch);
@@ -253,7 +255,7 @@ template <class T, class Tile, bool ALIGNED, class Problem> DEVICE void gemm(con
 #pragma unroll 1
     for (u32 k_tile = 0; k_tile < k_tiles; ++k_tile, ++loaded) {
         copy_async_wait<AHEAD - 1>();
-        // Everybody's copies have landed, and nobody reads the stage before this one any more.
+        // After the barrier all threads' copies have landed, and all have read the stage before this one.
         block_barrier();
         if (loaded < k_tiles) load<ALIGNED>(loader, shared.stages[next].a, shared.stages[next].b);
         copy_async_commit();

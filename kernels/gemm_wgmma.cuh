@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// The GEMM of gemm.cuh with Hopper's MMAs of warpgroups (wgmma). A block has three warpgroups. The first brings what
-// the others multiply into a ring of stages, each of 64 values of k: its threads gather A, and one of them has B
-// copied, which is packed on the host (src/backend/cuda/packing.rs) as [n / N][tap][channel / 64][N][64], swizzled, filled
-// up with zeros: a stage's part of B is one run of bytes. The other two compute one half of a tile's rows each. Blocks
-// stay: while a tile is stored, the next one's stages fill.
+// The GEMM of gemm.cuh on Hopper with wgmma, the MMA of a warpgroup. Warp specialisation: of a block's three warpgroups
+// the first, the producer, loads A and B into a ring of stages, each a k tile of 64; the other two, the consumers,
+// compute one half of a tile's rows each. The producer's threads gather A (cp.async); one of them copies B by one bulk
+// copy a stage, since the host packs it (src/backend/cuda/packing.rs) as [n / N][tap][channel / 64][N][64], swizzled,
+// padded with zeros. The grid is persistent: the next tile's stages fill while a tile is stored.
 //
-// Registers: 168 for each of 384 threads (65536 in all), of which the first warpgroup gives some to the others, whose
-// accumulators take 128.
+// Registers: 168 for each of 384 threads (65536 in all), of which the producer gives some to the consumers
+// (setmaxnreg), whose accumulators take 128.
 #pragma once
 
 #include "gemm.cuh"
@@ -18,10 +18,10 @@ namespace {
 constexpr u32 CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
 constexpr u32 PRODUCER_REGISTERS = 104, CONSUMER_REGISTERS = 200;
 
-// Values of k in a stage; the 16-byte vectors of a row.
+// Values of k in a stage; 16-byte vectors of a row of it.
 constexpr u32 BLOCK_K = TILE_COLUMNS, VECS = 8;
 
-// Tiles of M x N. A stage's bytes are 128 (M + N): four of them take 192 KiB of the 227 KiB of a block.
+// A tile of M x N. A stage has 128 (M + N) bytes: four of them take 192 KiB of a block's 227 KiB.
 template <u32 M_, u32 N_> struct Tile {
     static constexpr u32 M = M_, N = N_, STAGES = 4;
     // MMAs of 64 rows that a warpgroup issues for each 16 of k.
@@ -36,14 +36,14 @@ template <class T, class Tile> struct Stage {
     alignas(PATTERN_BYTES) T b[Tile::N * BLOCK_K];
 };
 
-// Bias and scale of a tile's columns, acc * scale + bias, for each of the warpgroups that store it.
+// Bias and scale of a tile's columns in shared memory, as acc * scale + bias; each consumer has its own.
 template <class Tile> struct TileBiasScale {
     alignas(16) float bias[Tile::N], scale[Tile::N];
 };
 
 template <class T, class Tile> struct Shared {
     Stage<T, Tile> stages[Tile::STAGES];
-    // A stage holds what is to be multiplied; it may be written anew.
+    // `full[i]`: stage i has been written. `empty[i]`: both consumers have read it.
     Barrier full[Tile::STAGES], empty[Tile::STAGES];
     TileBiasScale<Tile> columns[CONSUMERS];
 };
@@ -51,11 +51,12 @@ template <class T, class Tile> struct Shared {
 template <class T> using T128x256Shared = Shared<T, T128x256>;
 template <class T> using T256x128Shared = Shared<T, T256x128>;
 
-// A tile of all batches, and where it lies.
+// The batch of a tile, and its first row and column.
 struct TileCoord {
     u32 batch, row, column;
 };
 
+// The coordinates of a tile, numbered over all batches.
 template <class Tile, class Problem> DEVICE TileCoord tile_coord(const Problem& problem, u32 number) {
     const Gemm gemm = problem.template gemm<Tile>(0);
     const u32 tiles = count_tiles<Tile>(gemm);
@@ -64,21 +65,20 @@ template <class Tile, class Problem> DEVICE TileCoord tile_coord(const Problem& 
     return coord;
 }
 
-// Tells that this warp's copies into a stage have landed.
+// Arrives at `full` for this warp, whose copies into the stage have landed.
 DEVICE void commit(Barrier& full) {
     async_proxy_fence();
     warp_barrier();
     if (lane() == 0) barrier_arrive(full);
 }
 
-// The first warpgroup: fills stages with all tiles of the block. Eight threads copy a row of A, and the
-// same threads one row of every 16.
+// The producer: loads all tiles of the block. Eight threads copy a row of A, and so one row of every 16.
 template <class T, class Tile, class Problem>
 DEVICE void load(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32 blocks) {
     constexpr u32 STRIDE = WARPGROUP / VECS, ROWS = Tile::M / STRIDE;
     const u32 first = thread() / VECS, vec = thread() % VECS;
     PipelineState<Tile::STAGES> state;
-    // Of the stage before, whose copies are under way.
+    // The barrier of the stage before, whose copies are in flight.
     Barrier* filling = nullptr;
 #pragma unroll 1
     for (u32 tile = block_x(); tile < tiles; tile += blocks) {
@@ -125,12 +125,12 @@ DEVICE void load(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32
     if (filling) commit(*filling);
 }
 
-// The columns of a tile whose bias and scale a thread loads.
+// Loads bias and scale of a tile's columns, some columns for each thread of a consumer.
 template <class Tile, class Epilogue> struct BiasScaleLoader {
     static constexpr u32 COUNT = Tile::N / WARPGROUP;
     BiasScale<1> columns[COUNT];
 
-    // Long before the accumulators are there, so that nobody waits for memory.
+    // Loads into registers, before the main loop, which hides the latency.
     METHOD void load(const Epilogue& epilogue, const TileCoord& coord) {
 #pragma unroll
         for (u32 i = 0; i < COUNT; ++i) {
@@ -140,7 +140,8 @@ template <class Tile, class Epilogue> struct BiasScaleLoader {
         }
     }
 
-    // After everybody has read those of the tile before, and before anybody reads these.
+    // Stores to shared memory, between two barriers: all threads have read those of the tile before, and read these
+    // after.
     METHOD void store(TileBiasScale<Tile>& all) const {
         named_barrier(warpgroup(), WARPGROUP);
 #pragma unroll
@@ -173,19 +174,19 @@ DEVICE void transpose_quad(float (&groups)[4][2]) {
             }
 }
 
-// Runs the epilogue on the accumulators, eight columns at once; the residual is loaded some steps before.
+// Runs the epilogue on the accumulators of a consumer, eight columns at once; the residual is prefetched.
 template <class T, class Tile, class Epilogue>
 DEVICE void store_tile(const float (&acc)[Tile::M_TILES][Tile::N / 2], const Epilogue& epilogue,
                        const TileBiasScale<Tile>& columns, u32 first_row, u32 first_column) {
-    // All rows of 32 columns, then the next: so their bias and scale are in registers for a short while only.
+    // All rows of 32 columns before the next 32, so that few values of bias and scale occupy registers.
     constexpr u32 HALVES = 2 * Tile::M_TILES, STEPS = HALVES * Tile::N / 32, AHEAD = 4;
     const u32 own = 8 * (lane() % 4);
     first_row += warp() % 4 * 16 + lane() / 4;
-    // An offset may take divisions.
+    // Computed once: an offset may take divisions.
     u64 offsets[HALVES];
 #pragma unroll
     for (u32 i = 0; i < HALVES; ++i) offsets[i] = epilogue.row_offset(first_row + i / 2 * 64 + i % 2 * 8);
-    // As they are stored, which takes half of the registers.
+    // The residual of the next AHEAD steps, unconverted, which takes half of the registers.
     Vector<u32, 4> prefetched[AHEAD];
 #pragma unroll
     for (u32 ahead = 0; ahead < STEPS + AHEAD; ++ahead) {
@@ -219,8 +220,8 @@ DEVICE void store_tile(const float (&acc)[Tile::M_TILES][Tile::N / 2], const Epi
     }
 }
 
-// Issues the MMAs of a tile for rows from `first` on, and releases every stage but the last one, which the latest group may
-// still read: returns the barrier of that one.
+// The main loop: issues the MMAs of a tile for the consumer's rows from `first` on. Releases every stage but the last
+// one, which the latest group may still read; returns the `empty` barrier of that one.
 template <class T, class Tile>
 DEVICE Barrier& mma(Shared<T, Tile>& shared, float (&acc)[Tile::M_TILES][Tile::N / 2],
                     PipelineState<Tile::STAGES>& state, u32 first, u32 k_tiles) {
@@ -245,7 +246,7 @@ DEVICE Barrier& mma(Shared<T, Tile>& shared, float (&acc)[Tile::M_TILES][Tile::N
     return *reading;
 }
 
-// The other warpgroups: multiply what is in the stages and store the accumulators.
+// A consumer: main loop and epilogue of all tiles of the block.
 template <class T, class Tile, class Problem>
 DEVICE void compute(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, u32 blocks) {
     const u32 first = (warpgroup() - 1) * Tile::M_TILES * 64;
@@ -266,12 +267,13 @@ DEVICE void compute(Shared<T, Tile>& shared, const Problem& problem, u32 tiles, 
     }
 }
 
-// Every `blocks`-th tile of all batches.
+// Computes every `blocks`-th tile of all batches: a persistent kernel.
 template <class T, class Tile, class Problem> DEVICE void gemm(const Problem& problem, u32 batches, u32 blocks) {
     auto& shared = shared_memory<Shared<T, Tile>>();
     if (thread() == 0) {
         for (u32 i = 0; i < Tile::STAGES; ++i) {
-            // A warp of the first warpgroup each, and the one thread that expects B; a warp of the others.
+            // `full` counts the producer's warps and the one thread that expects the bytes of B, `empty` the consumers'
+            // warps.
             barrier_init(shared.full[i], WARPGROUP / WARP + 1);
             barrier_init(shared.empty[i], CONSUMERS * WARPGROUP / WARP);
         }

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Sparse attention on Hopper: FlashAttention-3 (Shah et al., 2024) over lists of key windows. A block takes one window
-// of queries of a head after the other, as long as there are any. One thread takes them, one has queries, keys and
-// values brought, a tile of qkv_layout.cuh at a time, and two warpgroups compute, 64 queries each: the scores of the next
-// tile are multiplied while the softmax of this one is taken, and the warpgroups take turns, so that one has MMAs
-// under way while the other has powers of 2.
+// Block-sparse attention on Hopper: FlashAttention-3 (Shah et al., 2024) over lists of key windows. The grid is
+// persistent: a block works on one query window of a head after the other, until none is left. Warp specialisation: one
+// producer thread fetches work tiles, another loads queries, keys and values, a tile of qkv_layout.cuh with each bulk
+// copy, and two consumer warpgroups compute, 64 queries each. Two techniques overlap their MMAs with their softmax:
+//
+//   ping-pong scheduling      the warpgroups take turns to issue MMAs, by named barriers (warp_scheduler_barrier_sync,
+//                             _arrive): one warpgroup's MMAs run during the other's softmax
+//   intra-warpgroup overlap   within a warpgroup, q * k^T of a tile and p * v of the tile before are issued together,
+//                             and the softmax of the former runs while the latter is in flight (mma)
 
 #include "attention.cuh"
 #include "hopper.cuh"
@@ -13,17 +17,17 @@ namespace {
 
 constexpr u32 CONSUMERS = 2, THREADS = (CONSUMERS + 1) * WARPGROUP;
 constexpr u32 QUERIES = WINDOW / CONSUMERS;
-// Accumulators of a thread, of 64 x 128.
+// Accumulators of a thread for a warpgroup's 64 x 128.
 constexpr u32 ACC = 64;
 constexpr u32 TILE = TiledQkv<bf16>::TILE, TILE_BYTES = 2 * TILE, HALF_BYTES = 2 * TiledQkv<bf16>::HALF;
-// Tiles of queries, and of keys and values: all that fits.
+// Stages of queries, and of keys and values: as many as fit.
 constexpr u32 QUERY_TILES = 2, TILES = 5;
 
 // Accumulators are rescaled where the maximum has grown by more than this power of 2 (as in FlashAttention-4), so that
 // probabilities stay below it.
 constexpr float RESCALE_THRESHOLD = 8;
 
-// Of 512 that three warps of a quarter of a multiprocessor share.
+// Registers of a thread (setmaxnreg). A quarter of an SM has 512 for each lane, here for three warps: 2 * 232 + 40.
 constexpr u32 CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
 
 // Named barriers of each warpgroup: one on which it awaits its turn to issue MMAs, and one for itself.
@@ -31,7 +35,7 @@ constexpr u32 WARP_SCHEDULER_BARRIER = 1, WARPGROUP_BARRIER = WARP_SCHEDULER_BAR
 
 struct HopperArgs {
     SparseArgs sparse;
-    // How many windows of queries of all heads have been fetched; 0 before and after.
+    // The number of query windows of all heads that have been fetched; 0 before and after a launch.
     u32* work_counter;
     u32 windows, blocks;
 };
@@ -56,7 +60,7 @@ template <u32 STAGES> struct Pipeline {
 
 template <class T> struct AttentionShared {
     T q[QUERY_TILES][TILE];
-    // Keys and values in the order in which they are read: the keys of a tile before the values of the one before.
+    // Keys and values in the order of their use: k of tile 0, k of tile 1, v of tile 0, k of tile 2, v of tile 1, ...
     T tiles[TILES][TILE];
     WorkTile work;
     Pipeline<QUERY_TILES> q_pipeline;
@@ -67,12 +71,13 @@ template <class T> struct AttentionShared {
 // The descriptor of the same matrix, `bytes` further on.
 DEVICE u64 advance_descriptor(u64 matrix, u32 bytes) { return matrix + (bytes >> 4); }
 
-// One thread's part, the tile scheduler: fetches windows of queries, those of a head with the longest lists first, each
-// when the one before is nearly done.
+// The tile scheduler, one thread: fetches query windows, those of a head with the longest lists first, each when the
+// producer has come to the last keys of the one before.
 template <class T> DEVICE void fetch_work(AttentionShared<T>& shared, const HopperArgs& args) {
     for (PipelineState<1> state;; state.advance()) {
         barrier_wait(shared.work_pipeline.empty[0], state.phase ^ 1);
-        // Every block asks once more than it gets, and that many make the counter 0 again.
+        // Each block's last request fails, so the counter sees `windows + blocks` increments and wraps to 0 for the
+        // next launch.
         const u32 index = atomic_count(args.work_counter, args.windows + args.blocks - 1);
         WorkTile work{NONE, index / args.sparse.query_windows, 0};
         if (index < args.windows) {
@@ -85,7 +90,7 @@ template <class T> DEVICE void fetch_work(AttentionShared<T>& shared, const Hopp
     }
 }
 
-// One thread's part: loads queries, keys and values.
+// The producer, one thread: loads queries, keys and values.
 template <class T> DEVICE void load(AttentionShared<T>& shared, const SparseArgs& args) {
     PipelineState<QUERY_TILES> query;
     PipelineState<TILES> tile;
@@ -113,7 +118,7 @@ template <class T> DEVICE void load(AttentionShared<T>& shared, const SparseArgs
                   static_cast<const T*>(args.q) + TiledQkv<T>{args.dim}.tile(work.window, work.head));
         for (u32 i = 0; i <= work.count; ++i) {
             if (i + 1 == work.count) barrier_arrive(shared.work_pipeline.empty[0]);
-            // Read early: what is waited for below is seldom there already.
+            // The next list entry is read before the waits below, which usually take longer than the read.
             const u32 next = i + 1 < work.count ? list[i + 1] : 0;
             if (i < work.count) load_kv(args.k, window, work.head);
             if (i > 0) load_kv(args.v, last, work.head);
@@ -123,13 +128,13 @@ template <class T> DEVICE void load(AttentionShared<T>& shared, const SparseArgs
     }
 }
 
-// A warpgroup's part. Of its accumulators a thread has those of two rows, row r those with i / 2 % 2 == r.
+// The consumer, a warpgroup. A thread holds accumulators of two rows: acc[i] belongs to row i / 2 % 2 of them.
 template <class T> struct Attention {
     AttentionShared<T>& shared;
     float score[ACC], out[ACC];
     // Probabilities before their division by row_sum, as fragments of A for 16 keys each.
     u32 p[WINDOW / 16][4];
-    // What scores are relative to, and the sum of the probabilities.
+    // The reference of the exponentials, at most RESCALE_THRESHOLD below the maximum; the sum of the probabilities.
     float row_max[2], row_sum[2];
     PipelineState<QUERY_TILES> query;
     PipelineState<TILES> tile;
@@ -154,7 +159,7 @@ template <class T> struct Attention {
         return index;
     }
 
-    // To be called after the wait for the MMAs that read it.
+    // Releases a stage. Comes after the wait for the MMAs that read it.
     static METHOD void consumer_release(Barrier& empty) {
         if (lane() == 0) barrier_arrive(empty);
     }
@@ -184,7 +189,7 @@ template <class T> struct Attention {
         return index;
     }
 
-    // The largest score of each row of the tile.
+    // Finds the largest score of each row of the tile.
     METHOD void reduce_max(float (&tile_max)[2]) const {
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
@@ -207,13 +212,14 @@ template <class T> struct Attention {
         }
     }
 
-    // The layout of the accumulators is that of A in registers.
+    // Rounds probabilities to T for p * v: the layout of the accumulators is that of A in registers.
     METHOD void pack_probabilities() {
 #pragma unroll
         for (u32 n = 0; n < WINDOW / 16; ++n)
             for (u32 i = 0; i < 4; ++i) p[n][i] = pack<T>(score[8 * n + 2 * i], score[8 * n + 2 * i + 1]);
     }
 
+    // The main loop: attention to `tiles` tiles, the accumulators of which end up in `out` and `row_sum`.
     METHOD void mma(u32 tiles) {
         barrier_wait(shared.q_pipeline.full[query.index], query.phase);
         u32 keys = mma_qk();
@@ -257,12 +263,13 @@ template <class T> struct Attention {
         consumer_release(shared.kv_pipeline.empty[values]);
     }
 
-    // Results go through the place of the warpgroup's queries, which is then free, so that whole vectors are written.
+    // Writes out / row_sum. Goes through the shared memory of the warpgroup's queries, which is free by then, so that
+    // it stores whole vectors.
     METHOD void write(T* to, u32 dim) {
         constexpr u32 VECS = HEAD / 8;
         const u32 l = lane(), first = warp() * 16;
         T* own = shared.q[query.index];
-        named_barrier(WARPGROUP_BARRIER + warpgroup(), WARPGROUP);  // All its MMAs have read them.
+        named_barrier(WARPGROUP_BARRIER + warpgroup(), WARPGROUP);  // All MMAs of the warpgroup have read its queries.
 #pragma unroll
         for (u32 r = 0; r < 2; ++r) {
             const float factor = 1.0f / allreduce_sum(row_sum[r], 4);
@@ -288,8 +295,9 @@ template <class T> DEVICE void compute(AttentionShared<T>& shared, const SparseA
     for (PipelineState<1> state;; state.advance()) {
         barrier_wait(shared.work_pipeline.full[0], state.phase);
         // compute-sanitizer's racecheck reports a race between this load and the stores of the next item in
-        // fetch_work(). There is none: all lanes load before warp_barrier(), lane 0 arrives at `empty` after it (mbarrier.arrive
-        // releases), and fetch_work() stores only after its wait for that phase of `empty` (mbarrier.try_wait acquires).
+        // fetch_work(). There is none: all lanes load before warp_barrier(), lane 0 arrives at `empty` after it
+        // (mbarrier.arrive releases), and fetch_work() stores only after its wait for that phase of `empty`
+        // (mbarrier.try_wait acquires).
         // In sm_90a code the load is an LDS.128, the arrival a SYNCS.ARRIVE of lane 0, and warp_barrier() between them
         // a NOP, since the warp is converged: a tool that goes by instructions sees no order for the other 31 lanes.
         const WorkTile work = shared.work;
@@ -304,7 +312,7 @@ template <class T> DEVICE void compute(AttentionShared<T>& shared, const SparseA
             attention.write(out, args.dim);
         }
     }
-    // Nobody is left to take the last turn.
+    // Consumes the final arrival of the scheduler barrier, so that it is balanced at exit.
     if (warpgroup() == 0) attention.warp_scheduler_barrier_sync();
 }
 

@@ -3,11 +3,12 @@
 // The primitives of hopper.cuh on a GPU.
 #pragma once
 
-// To be done by one thread, before all threads of the block meet.
+// Initialises a barrier. One thread does this, before a block_barrier().
 DEVICE void barrier_init(Barrier& barrier, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(shared_address(&barrier)), "r"(arrivals) : "memory");
 }
-// By the same thread, after its last barrier_init.
+// Makes initialised barriers visible to others and to bulk copies. The same thread does this after its last
+// barrier_init.
 DEVICE void barrier_init_fence() {
     asm volatile("fence.mbarrier_init.release.cluster;\n\tfence.proxy.async;" ::: "memory");
 }
@@ -28,7 +29,7 @@ DEVICE void barrier_wait(Barrier& barrier, u32 parity) {
     } while (!over);
 }
 
-// Addresses and bytes are multiples of 16.
+// Starts a bulk copy; addresses and bytes are multiples of 16.
 DEVICE void copy_bulk(void* shared, const void* global, u32 bytes, Barrier& barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  :: "r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(&barrier)) : "memory");
@@ -50,8 +51,8 @@ DEVICE void named_barrier_arrive(u32 number, u32 threads) {
     asm volatile("bar.arrive %0, %1;" :: "r"(number), "r"(threads) : "memory");
 }
 
-// The compiler does not know that registers change between an MMA and the wait for it. These keep what it does with
-// them on its side of a fence or a wait.
+// Keeps the compiler from moving uses of `value` across this point: it does not know that registers change between an
+// MMA and the wait for it.
 DEVICE void pin(float& value) { asm volatile("" : "+f"(value) :: "memory"); }
 DEVICE void pin(u32& value) { asm volatile("" : "+r"(value) :: "memory"); }
 template <class A, u32 N> DEVICE void pin(A (&values)[N]) {
@@ -59,13 +60,13 @@ template <class A, u32 N> DEVICE void pin(A (&values)[N]) {
     for (u32 i = 0; i < N; ++i) pin(values[i]);
 }
 
-// Before the first MMA of a group: `values` are the accumulators and the fragments of A that it uses.
+// Begins a group of MMAs: `values` are the accumulators and the fragments of A that they use.
 template <class... Values> DEVICE void warpgroup_fence(Values&... values) {
     (pin(values), ...);
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 DEVICE void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits until at most the N latest groups are under way. `values` are what the MMAs that are over have used.
+// Waits until at most the N latest groups are in flight. `values` are what the completed MMAs have used.
 template <int N, class... Values> DEVICE void warpgroup_wait(Values&... values) {
     asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory");
     (pin(values), ...);
@@ -92,7 +93,7 @@ template <class T, u32 N> struct Wgmma;
 #define OPERAND(i) "+f"(acc[i]),
 #define LAST_OPERAND(i) "+f"(acc[i])
 
-// `type` as PTX writes it; the numbers of the operands behind the accumulators.
+// Defines Wgmma<T, N>: `type` is T's name in PTX, n0 to n6 are the numbers of the operands after the accumulators.
 #define WGMMA(T, type, N, ACC, n0, n1, n2, n3, n4, n5, n6)                                 \
     template <> struct Wgmma<T, N> {                                                         \
         template <bool MN_MAJOR> static DEVICE void shared(float (&acc)[N / 2], u64 a, u64 b, bool keep) { \
@@ -131,12 +132,12 @@ WGMMAS(f16, "f16")
 #undef WGMMA
 #undef WGMMAS
 
-// A and B from shared memory: k_major, or for B with MN_MAJOR mn_major.
+// acc += a * b with A and B from shared memory, by descriptors: k_major, or for B with MN_MAJOR mn_major.
 template <class T, bool MN_MAJOR = false, u32 ACC>
 DEVICE void wgmma(float (&acc)[ACC], u64 a, u64 b, bool keep = true) {
     Wgmma<T, 2 * ACC>::template shared<MN_MAJOR>(acc, a, b, keep);
 }
-// A from registers, which hold until the wait.
+// acc += a * b with A from registers, which must not change until the wait.
 template <class T, bool MN_MAJOR = false, u32 ACC>
 DEVICE void wgmma(float (&acc)[ACC], const u32 (&a)[4], u64 b, bool keep = true) {
     Wgmma<T, 2 * ACC>::template registers<MN_MAJOR>(acc, a, b, keep);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Linear layers over rows, on Hopper.
+// Linear layers on Hopper.
 
 #include "gemm_wgmma.cuh"
 #include "linear.cuh"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Linear layers over rows.
+// Linear layers on every GPU.
 
 #include "linear.cuh"
 #include "gemm_mma.cuh"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Linear layers over rows, as problems of gemm.cuh.
+// Linear layers as problems of gemm.cuh: A is the matrix of activations.
 #pragma once
 
 #include "gemm.cuh"
@@ -13,15 +13,16 @@ struct LinearArgs {
     const void* x;
     const void* weights;
     const float* bias;
-    // Null, or of the result's shape, and one scale per column.
+    // The residual, of the result's shape, and the gate, a scale per column; both may be null.
     const void* residual;
     const float* gate;
     void* out;
     u32 rows, columns, inputs, depth, activation;
-    // Of the launch, for blocks that compute several tiles.
+    // The launch's blocks, for the persistent kernels.
     u32 blocks;
 };
 
+// A: rows of a plain matrix, with a single tap.
 template <class T> struct Rows {
     using Row = const T*;
 
@@ -33,8 +34,8 @@ template <class T> struct Rows {
     METHOD const T* channels(Row row) const { return row; }
 };
 
-// GELU in its tanh form (Hendrycks & Gimpel 2016, section 2), with (1 + tanh(u)) / 2 as 1 / (1 + exp(-2 u)): a power of
-// 2 and a fast division cost a fraction of a tanh, and small results keep their digits.
+// GELU in its tanh form (Hendrycks & Gimpel 2016, section 2), with (1 + tanh(u)) / 2 as 1 / (1 + exp(-2 u)): exp2 and a
+// fast division cost a fraction of a tanh, and small results keep their precision.
 DEVICE float gelu(float x) {
     constexpr float FACTOR = -2.0f * 1.44269504f * 0.79788456080286536f;
     return divide_fast(x, 1.0f + exp2_fast(x * (FACTOR + FACTOR * 0.044715f * x * x)));
@@ -48,7 +49,8 @@ template <class T> struct LinearEpilogue {
     METHOD u64 row_offset(u32 row) const { return u64(row) * args.columns; }
 
     template <int N> METHOD BiasScale<N> bias_scale(u32 column) const {
-        return {load_vector<N>(args.bias + column), args.gate ? load_vector<N>(args.gate + column) : filled_vector<N>(1.0f)};
+        return {load_vector<N>(args.bias + column),
+                args.gate ? load_vector<N>(args.gate + column) : filled_vector<N>(1.0f)};
     }
 
     METHOD const T* residual() const { return static_cast<const T*>(args.residual); }

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// The draft mask: scores of mean queries and mean keys, their softmax, and of each head and frame pair of queries the
-// entries of the table that are strictly greater than its (K + 1)-th largest.
+// The draft mask: scores of mean queries and mean keys, their softmax, and the top k entries of the table of each head
+// and frame pair of queries: those strictly greater than the (K + 1)-th largest.
 
 #include "attention.cuh"
 
 namespace {
 
 constexpr u32 SCORE_THREADS = 256;
-// Query windows of a block: neighbours in a row of windows, which have most of their keys in common.
+// Query windows of a block. They are neighbours in a row of windows, so that they share most of their keys.
 constexpr u32 QUERIES = 4;
 
 struct ScoreArgs {
     const void* q_mean;
     float* table;
     u32 dim, queries, keys, windows, window_cols, local_range;
-    // One per frame pair.
+    // The mean keys of each frame pair.
     const void* k_means[MAX_GROUPS];
 };
 
@@ -24,13 +24,13 @@ template <class T> struct ScoreShared {
     float partial[SCORE_THREADS / WARP][QUERIES];
 };
 
-// Whether a row or column of windows is in the neighbourhood of another, which the picture's border cuts off.
+// Tells whether a row or column of windows is in the neighbourhood of another; the picture's border cuts neighbourhoods off.
 DEVICE bool is_near(u32 query, u32 key, u32 range) {
     const i32 offset = i32(key) - i32(query) + i32(range / 2);
     return offset >= 0 && offset < i32(range);
 }
 
-// One value per query that all threads combine into one.
+// Reduces one value per query over all threads of the block; every thread gets the results.
 template <class F> DEVICE void reduce(float (&x)[QUERIES], float (&partial)[SCORE_THREADS / WARP][QUERIES], F combine) {
 #pragma unroll
     for (float& value : x)
@@ -46,8 +46,8 @@ template <class F> DEVICE void reduce(float (&x)[QUERIES], float (&partial)[SCOR
     block_barrier();
 }
 
-// Scores and their softmax for QUERIES query windows (block_x) of a head (block_y); every thread has the same keys of
-// each.
+// Computes scores and their softmax for QUERIES query windows (block_x) of a head (block_y). A thread works on the same
+// keys for all of them.
 template <class T> DEVICE void draft_scores(const ScoreArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     auto& shared = shared_memory<ScoreShared<T>>();
@@ -115,15 +115,15 @@ template <class T> DEVICE void draft_scores(const ScoreArgs& args) {
 }
 
 constexpr u32 SELECT_THREADS = 1024;
-// A probability, 1 at most, has 30 bits as a number: three digits.
+// The bits of a probability, at most 1, as a number of 30 bits: three digits of a radix selection.
 constexpr u32 DIGIT_BITS = 10, BINS = 1 << DIGIT_BITS, LARGEST = (1 << 30) - 1;
-// Counters of a digit, for fewer lanes to wait for each other.
+// Copies of the histogram, to reduce contention on shared-memory atomics.
 constexpr u32 COPIES = 4;
 
 struct SelectArgs {
     const u32* table;
     float* thresholds;
-    // Entries of a head and frame pair, and how many of them come before the one to find.
+    // Entries of a table, and how many of them come before the one to find.
     u32 entries, rank;
 };
 
@@ -137,7 +137,7 @@ struct SelectShared {
 
 DEVICE u32 shuffle_bits(u32 x, u32 mask) { return bits_of_float(shuffle_xor(float_of_bits(x), mask)); }
 
-// The sum of `count` over the lanes above this one: in each step, halves of groups twice as wide learn of each other.
+// The sum of `count` over the lanes above this one, by a butterfly: each step joins neighbouring groups of lanes.
 DEVICE u32 sum_above(u32 count) {
     u32 above = 0;
     for (u32 step = 1; step < WARP; step *= 2) {
@@ -148,8 +148,8 @@ DEVICE u32 sum_above(u32 count) {
     return above;
 }
 
-// Finds the digit of the entry that `rank` others come before, and how many of those have the same digit: first the
-// lane's worth of bins, then the bin. The work of one warp.
+// Finds the digit of the entry that `rank` others come before, and the rank of that entry among those with this digit:
+// first the segment of bins, a lane each, then the bin in it. Runs in one warp.
 DEVICE void find_digit(SelectShared& shared, u32 rank) {
     constexpr u32 SEGMENT = BINS / WARP;
     static_assert(SEGMENT == WARP, "a lane takes a bin of a segment");
@@ -173,9 +173,9 @@ DEVICE void find_digit(SelectShared& shared, u32 rank) {
     }
 }
 
-// The value of the entry that `rank` others come before, one table per block. Probabilities are not negative, so that
-// their bits are in the same order: radix selection, the highest digit first. Zeros, most of the table, are not
-// counted: where no digit is found they are what is left. What is no probability counts as more than 1.
+// Finds the value of the entry that `rank` others come before, one table per block: a radix selection, the highest
+// digit first, on the bits of the probabilities, which are not negative, so that their bits have the same order. Zeros,
+// most of the table, are not counted: where no digit is found, the entry is 0. NaN counts as more than 1.
 DEVICE void select(const SelectArgs& args) {
     SelectShared& shared = shared_memory<SelectShared>();
     const u32* table = args.table + u64(block_x()) * args.entries;
@@ -210,7 +210,7 @@ DEVICE void select(const SelectArgs& args) {
 }
 
 constexpr u32 LIST_THREADS = 128;
-// Entries that a lane reads at once.
+// Entries that a lane reads before it writes any.
 constexpr u32 CHUNKS = 4;
 
 struct ListArgs {
@@ -220,7 +220,8 @@ struct ListArgs {
     u32 rows, windows, keys;
 };
 
-// Lists what a row of the table keeps, in its own place: no entry is written before it was read. A warp takes a row.
+// Lists the top k entries of a row of the table, in place: no entry is written before it has been read. A warp takes a
+// row.
 DEVICE void list(const ListArgs& args) {
     const u32 row = block_x() * (LIST_THREADS / WARP) + warp();
     if (row >= args.rows) return;
@@ -249,13 +250,13 @@ DEVICE void list(const ListArgs& args) {
 struct OrderArgs {
     const u32* counts;
     u32* order;
-    // See HopperArgs.
+    // The counter of HopperArgs.
     u32* work_counter;
     u32 queries;
 };
 
-// The query windows of a head (block_y), those with the longest lists first: blocks start in that order, and what starts
-// last should not be what takes longest.
+// Orders the query windows of a head (block_y), those with the longest lists first, in which order attention works on
+// them: the longest must not start last. Also resets the work counter.
 DEVICE void order(const OrderArgs& args) {
     const u32 query = block_x() * LIST_THREADS + thread();
     if (query == 0 && block_y() == 0) *args.work_counter = 0;
@@ -263,10 +264,10 @@ DEVICE void order(const OrderArgs& args) {
     const u64 head = u64(block_y()) * args.queries;
     const u32* counts = args.counts + head;
     const u32 count = counts[query];
-    u32 place = 0;
+    u32 position = 0;
 #pragma unroll 8
-    for (u32 i = 0; i < args.queries; ++i) place += counts[i] > count || (counts[i] == count && i < query);
-    args.order[head + place] = query;
+    for (u32 i = 0; i < args.queries; ++i) position += counts[i] > count || (counts[i] == count && i < query);
+    args.order[head + position] = query;
 }
 
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Norms of rows. A warp takes a row and reads it two or three times: the first time from memory, then from the first-level
-// cache, which holds the rows of all warps of a block many times over.
+// Norms of the rows of a matrix. A warp takes a row and reads it two or three times: first from memory, then from the
+// L1 cache, which holds the rows of all warps of a block many times over.
 
 #include "vector_io.cuh"
 
@@ -18,7 +18,8 @@ struct NormArgs {
     u32 rows, cols;
 };
 
-// Calls f(value) for each value of a row that falls to this lane: 16 bytes at a time where rows are aligned to it.
+// Calls f(value) for each of this lane's values of a row, which it reads in 16-byte vectors where rows are aligned to
+// them.
 template <class T, class F> DEVICE void for_row(const T* row, u32 cols, F f) {
     constexpr u32 N = PER_16_BYTES<T>;
     if (cols % N == 0) {
@@ -32,8 +33,8 @@ template <class T, class F> DEVICE void for_row(const T* row, u32 cols, F f) {
     }
 }
 
-// Writes f(value, scale, shift) for each value of a row; scale and shift are its column's, and the latter 0 if there is
-// none.
+// Writes f(value, scale, shift) for each value of a row, with the scale and shift of its column; `shift` may be null:
+// 0.
 template <class T, class F>
 DEVICE void map_row(T* out, const T* row, const float* scale, const float* shift, u32 cols, F f) {
     constexpr u32 N = PER_16_BYTES<T>;
@@ -59,7 +60,7 @@ template <class T> DEVICE float sum_of_squares(const T* row, u32 cols) {
     return warp_sum(sum);
 }
 
-// The row of this warp; false beyond the last one.
+// Finds the row of this warp; false beyond the last one.
 template <class T> DEVICE bool own_row(const NormArgs& args, const T*& x, T*& out) {
     const u64 row = u64(block_x()) * (THREADS / WARP) + warp();
     x = static_cast<const T*>(args.x) + row * args.cols;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Pictures, their way out, and their views for the network.
+// Pictures: as frames for output, as feature maps for the network, and back.
 
 #include "vector_io.cuh"
 
 namespace {
 
 constexpr u32 THREADS = 256;
-// Values that a thread takes where it takes f32 alone.
+// Values that a thread takes in kernels of f32 alone.
 constexpr u32 FLOATS = 4;
-// Runs of 16 bytes that a thread of is_finite looks at.
+// 16-byte vectors that a thread of is_finite reads.
 constexpr u32 RUNS = 4;
 
 struct EmitArgs {
@@ -54,7 +54,7 @@ struct ToPictureArgs {
     u64 area;
 };
 
-// The top left of a picture as packed RGB; `half` decides between rounding and truncation. NaN becomes 0.
+// Writes the top left of a picture as packed RGB; `half` is 0.5 for rounding and 0 for truncation. NaN becomes 0.
 template <class S> DEVICE void emit(const EmitArgs& args, float top) {
     const float* picture = args.non_finite && *args.non_finite ? args.fallback : args.picture;
     const u32 x = (block_x() * THREADS + thread()) * FLOATS, y = block_y();
@@ -117,7 +117,7 @@ template <class T> DEVICE void is_finite(const FiniteArgs& args) {
     if (!finite) atomic_or(args.found, 1);
 }
 
-// Space-to-depth by 16, channel c * 256 + dy * 16 + dx. A thread makes 16 bytes of the map.
+// Space-to-depth by 16: channel c * 256 + dy * 16 + dx. A thread writes 16 bytes of the map.
 template <class T> DEVICE void pixel_unshuffle(const UnshuffleArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>, SIDE = 16, CHANNELS = 3 * SIDE * SIDE;
     const u32 vec = block_x() * THREADS + thread();
@@ -130,8 +130,8 @@ template <class T> DEVICE void pixel_unshuffle(const UnshuffleArgs& args) {
     store(static_cast<T*>(args.map) + (u64(y) * args.width + x) * CHANNELS + channel, values);
 }
 
-// Space-to-depth of four pictures by 4x8x8, channel c * 256 + dt * 64 + dy * 8 + dx, then the latent, all through a
-// soft clamp.
+// The decoder's input: space-to-depth of four pictures by 4x8x8, channel c * 256 + dt * 64 + dy * 8 + dx, then the
+// latent, all through a soft clamp, 3 * tanh(x / 3).
 template <class T> DEVICE void decoder_input(const DecoderInputArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>, SIDE = 8, DEPTH = 3 * 4 * SIDE * SIDE, LATENT = 16, CHANNELS = DEPTH + LATENT;
     const u32 vec = block_x() * THREADS + thread();
@@ -151,7 +151,7 @@ template <class T> DEVICE void decoder_input(const DecoderInputArgs& args) {
     store(static_cast<T*>(args.map) + position * CHANNELS + channel, values);
 }
 
-// Pixels of three channels to three planes, x * 2 - 1. A thread reads 48 bytes.
+// Turns pixels of three channels into three planes, x * 2 - 1. A thread reads 48 bytes.
 template <class T> DEVICE void to_picture(const ToPictureArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     const u64 first = (u64(block_x()) * THREADS + thread()) * N;

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// The primitives of which kernels are made. A kernel uses these and plain C++, nothing else, so that one source runs on a
-// GPU (device.cuh: inline PTX) and on a CPU (emulator/device.h: the same meaning, slowly).
+// The primitives of all kernels. A kernel uses these and plain C++, nothing else, so that one source runs on a GPU
+// (device.cuh: inline PTX) and on a CPU (emulator/device.h: the same meaning, slowly).
 //
-//   KERNEL(name, threads, Shared, Args)   defines a kernel: blocks of `threads` threads in one dimension, a block's shared
-//                                         memory as one struct (NoShared: none), one struct of arguments named `args`
+//   KERNEL(name, threads, Shared, Args)   defines a kernel: blocks of `threads` threads in one dimension, a block's
+//                                         shared memory as one struct (NoShared: none), one struct of arguments `args`
 //   KERNELS(name, threads, Shared, Args)  the same, for the storage types float, bf16 and f16, as templates of the type
-//   KERNEL_RESIDENT, KERNELS_RESIDENT     the same with, after the threads, the blocks that a multiprocessor shall hold at
-//                                         once: the compiler keeps registers to that (for KERNELS_, as blocks<T>)
-//   DEVICE, METHOD                        what stands before a function of a kernel, and before a member of a struct
-//   thread(), block_x/y/z()               where we are
-//   block_barrier(), warp_barrier()       all threads of the block, of the warp
+//   KERNEL_RESIDENT, KERNELS_RESIDENT     the same with, after the threads, the blocks that an SM shall hold at once
+//                                         (__launch_bounds__ limits registers to that; for KERNELS_, as blocks<T>)
+//   DEVICE, METHOD                        stand before a function of a kernel, and before a member of a struct
+//   thread(), block_x/y/z()               thread and block indices
+//   block_barrier(), warp_barrier()       barriers of all threads of the block, of the warp
 //   shared_memory<Shared>()               the block's shared memory
-//   shuffle_xor, ballot                   between the lanes of a warp
-//   atomic_add_shared, _or, _count        in shared memory; in global memory
-//   copy_async, _commit, _wait            16 bytes from global to shared memory, later
+//   shuffle_xor, ballot                   exchange values between the lanes of a warp
+//   atomic_add_shared                     an atomic addition in shared memory
+//   atomic_or, atomic_count               atomic operations in global memory
+//   copy_async, _commit, _wait            asynchronous copies of 16 bytes from global to shared memory (cp.async)
 //   load_matrix, _transposed, mma_m16n8k16    fragments of the tensor cores: ldmatrix, mma.sync
 //   to_float, from_float, pack            storage types: values are stored as float, bf16 or f16 and computed in f32
 #pragma once
@@ -54,7 +55,7 @@ struct NoShared {};
     KERNEL_RESIDENT(name##_bf16, threads, blocks<bf16>, Shared<bf16>, Args) { name<bf16>(args); }       \
     KERNEL_RESIDENT(name##_f16, threads, blocks<f16>, Shared<f16>, Args) { name<f16>(args); }
 
-// Shared memory of kernels that need none, for KERNELS.
+// The Shared of KERNELS for kernels that need no shared memory.
 template <class T> using NoSharedFor = NoShared;
 
 constexpr u32 WARP = 32;
@@ -62,12 +63,12 @@ constexpr u32 WARP = 32;
 DEVICE u32 lane() { return thread() % WARP; }
 DEVICE u32 warp() { return thread() / WARP; }
 
-// N values that are read and written at once.
+// N values that one access reads or writes.
 template <class T, int N> struct alignas(sizeof(T) * N) Vector {
     T values[N];
 };
 
-// Values of 16 bytes.
+// The number of values in 16 bytes.
 template <class T> constexpr int PER_16_BYTES = 16 / int(sizeof(T));
 
 template <class T> constexpr T min(T a, T b) { return a < b ? a : b; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Queries and keys: RMS norm over the whole row, rotary position embedding in each head, means over each window.
+// Queries and keys: RMS norm over the whole row, RoPE (rotary position embedding) in each head, means over each window.
 
 #include "qkv_layout.cuh"
 
@@ -10,7 +10,7 @@ constexpr u32 THREADS = 128;
 constexpr u32 SIDE = 8;
 constexpr float EPS = 1e-6f;
 
-// Channel pairs of a head that are rotated by the frame's number; by the row's, and as many by the column's.
+// Channel pairs of a head that are rotated by the frame's index; by the row's, and as many by the column's.
 constexpr u32 TIME_PAIRS = 22, SPACE_PAIRS = 21;
 
 struct alignas(8) Rotation {
@@ -25,7 +25,7 @@ struct QkArgs {
     const Rotation* cos_sin;
     void* q;
     u32 tokens, dim, frames, rows, cols;
-    // One per frame pair.
+    // Keys and values, for each frame pair.
     void* k[MAX_GROUPS];
     void* v[MAX_GROUPS];
 };
@@ -47,8 +47,9 @@ DEVICE Rotation rotation_of(const QkArgs& args, u32 index, u32 pair) {
     return space[(args.rows + col) * SPACE_PAIRS + pair - TIME_PAIRS - SPACE_PAIRS];
 }
 
-// A warp takes the queries (block_y 0), keys (1) or values (2) of a token. What a warp reads at once is a whole number
-// of heads, so that a lane sees the same channels in every head that it reads, and keeps their rotations.
+// Splits qkv: normalises and rotates queries and keys, copies values. A warp takes the queries (block_y 0), keys (1) or
+// values (2) of a token. One access of a warp spans whole heads, so that a lane sees the same channels in every head
+// that it reads, and keeps their rotations.
 template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     static_assert(WARP * N % HEAD == 0, "a lane sees the same channels of every head");
@@ -58,11 +59,11 @@ template <class T> DEVICE void qk_norm_rope(const QkArgs& args) {
     const u32 dim = args.dim, part = block_y(), group_tokens = args.tokens / (args.frames / 2);
     const T* x = static_cast<const T*>(args.qkv) + u64(token) * 3 * dim + part * dim;
     const u32 group = token / group_tokens;
-    const u32 place = part == 0 ? token : token - group * group_tokens;
+    const u32 row = part == 0 ? token : token - group * group_tokens;
     void* base = part == 0 ? args.q : part == 1 ? args.k[group] : args.v[group];
     const TiledQkv<T> layout{dim};
-    T* out = static_cast<T*>(base) + layout.tile(place / WINDOW, lane() * N / HEAD) +
-             layout.vec16(place % WINDOW, lane() % (HEAD / N));
+    T* out = static_cast<T*>(base) + layout.tile(row / WINDOW, lane() * N / HEAD) +
+             layout.vec16(row % WINDOW, lane() % (HEAD / N));
     const u32 step = WARP * N / HEAD * layout.next_head();
 
     if (part == 2) {
@@ -104,29 +105,29 @@ struct MeanArgs {
     const void* q;
     float* q_mean;
     u32 dim, group_windows;
-    // One per frame pair.
+    // Keys and their means, for each frame pair.
     const void* k[MAX_GROUPS];
     float* k_mean[MAX_GROUPS];
 };
 
-// Rows of a window that a block reads at once.
+// Rows of a window that one access of a block spans.
 template <class T> constexpr u32 ROWS = THREADS * PER_16_BYTES<T> / HEAD;
 
 template <class T> struct MeanShared {
     float sums[ROWS<T>][HEAD];
 };
 
-// A block takes one head of one window of the queries (block_z 0) or the keys (1).
+// Computes the means over windows. A block takes one head of one window of the queries (block_z 0) or the keys (1).
 template <class T> DEVICE void window_means(const MeanArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     auto& sums = shared_memory<MeanShared<T>>().sums;
     const u32 window = block_x(), group = window / args.group_windows, in_group = window % args.group_windows;
     const bool keys = block_z() == 1;
-    const u32 place = keys ? in_group : window;
+    const u32 own_window = keys ? in_group : window;
     const u32 col = thread() * N % HEAD, first = thread() * N / HEAD;
     const TiledQkv<T> layout{args.dim};
     const T* x = static_cast<const T*>(keys ? args.k[group] : args.q) +
-                 layout.tile(place, block_y()) + layout.vec16(first, col / N);
+                 layout.tile(own_window, block_y()) + layout.vec16(first, col / N);
 
     float sum[N] = {};
 #pragma unroll 8
@@ -140,7 +141,7 @@ template <class T> DEVICE void window_means(const MeanArgs& args) {
     block_barrier();
     float total = 0;
     for (u32 row = 0; row < ROWS<T>; ++row) total += sums[row][thread()];
-    float* mean = (keys ? args.k_mean[group] : args.q_mean) + u64(place) * args.dim;
+    float* mean = (keys ? args.k_mean[group] : args.q_mean) + u64(own_window) * args.dim;
     mean[block_y() * HEAD + thread()] = total / float(WINDOW);
 }
 

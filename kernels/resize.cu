@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Bicubic resizing with the arithmetic of Pillow (Resample.c): weights in fixed point, across first, each pass rounded
-// to the depth of the frame. The same for 16 bits, with sums of 64.
+// Bicubic resizing with the arithmetic of Pillow (Resample.c): weights in fixed point, first along rows, then along
+// columns, each pass rounded to the depth of the frame. Samples of 16 bits have sums of 64 bits.
 
 #include "vector_io.cuh"
 
 namespace {
 
 constexpr u32 THREADS = 128;
-// Pixels of a row that a thread of the second pass makes.
+// Pixels of a row that a thread of the second pass computes.
 constexpr u32 PIXELS = 4;
 // Fractional bits of the weights.
 constexpr u32 BITS = 22;
@@ -24,7 +24,7 @@ template <> struct Depth<u16> {
 };
 template <class S> using Sum = typename Depth<S>::Sum;
 
-// For each output sample the first of its `taps` input samples, and their weights.
+// The filter along an axis: for each output sample the first of its `taps` input samples, and their weights.
 struct Axis {
     const u32* first;
     const i32* weights;
@@ -47,7 +47,7 @@ struct DownArgs {
 
 template <class S> DEVICE Sum<S> rounded(Sum<S> sum) { return clamp<Sum<S>>(sum >> BITS, 0, Depth<S>::MAX); }
 
-// Rows of packed RGB to rows of another width. A thread makes a pixel.
+// Resizes rows of packed RGB. A thread computes a pixel.
 template <class S> DEVICE void resize_across(const AcrossArgs& args) {
     const Axis& axis = args.columns;
     const u32 x = block_x() * THREADS + thread(), y = block_y();
@@ -66,7 +66,7 @@ template <class S> DEVICE void resize_across(const AcrossArgs& args) {
     for (u32 c = 0; c < 3; ++c) out[c] = S(rounded<S>(sums[c]));
 }
 
-// PIXELS pixels of a line, the last one repeated.
+// Loads PIXELS pixels of a line; beyond its end the last one is repeated.
 template <class S> DEVICE void load_pixels(S (&to)[3 * PIXELS], const S* line, u32 x, u32 cols) {
     if (cols % PIXELS == 0 && x < cols) {
 #pragma unroll
@@ -85,7 +85,7 @@ template <class S> DEVICE void load_pixels(S (&to)[3 * PIXELS], const S* line, u
     }
 }
 
-// Rows of the right width to a picture in [-1, 1], the last row and column repeated.
+// Resizes columns, into a picture in [-1, 1]; beyond the frame the last row and column are repeated.
 template <class S> DEVICE void resize_down(const DownArgs& args) {
     const Axis& axis = args.rows;
     const u32 x = (block_x() * THREADS + thread()) * PIXELS, y = block_y();

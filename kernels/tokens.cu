@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Noise, and latents as tokens: to window order and back.
+// Noise; latents to tokens in window order, and back.
 
 #include "vector_io.cuh"
 
 namespace {
 
 constexpr u32 THREADS = 256;
-// Latent frames that one launch takes.
+// The most latent frames of a launch.
 constexpr u32 FRAMES = 64;
-// Channels of a latent, features of its 2x2 patches, and of the half of a patch that lies in one row.
+// Channels of a latent, features of its 2x2 patches, and features of the half of a patch in one row.
 constexpr u32 CHANNELS = 16, PATCH = 4 * CHANNELS, HALF_PATCH = 2 * CHANNELS;
-// Tokens along a side of an attention window, and of one of its two frames.
+// Tokens along a side of an attention window, and tokens of one of its two frames.
 constexpr u32 SIDE = 8, AREA = SIDE * SIDE;
 
 struct NoiseArgs {
@@ -20,7 +20,7 @@ struct NoiseArgs {
     u32 frame_quads;
 };
 
-// Tokens of some latent frames, the first of which is even.
+// Arguments for a run of latent frames, the first of which has an even index.
 struct GatherArgs {
     const void* frames[FRAMES];
     void* out;
@@ -38,8 +38,8 @@ struct Position {
     u32 frame, row, col;
 };
 
-// Where the token at `index` in window order lies: windows of 2 frames x 8 rows x 8 columns, ordered by (frame pair,
-// window row, window column), tokens inside by (frame, row, column).
+// The position of the token at `index` in window order: windows of 2 frames x 8 rows x 8 columns, ordered by (frame
+// pair, window row, window column), tokens inside by (frame, row, column).
 DEVICE Position position(u32 index, u32 rows, u32 cols) {
     const u32 window = index / (2 * AREA), token = index % (2 * AREA);
     const u32 window_cols = cols / SIDE, windows = rows / SIDE * window_cols;
@@ -48,7 +48,7 @@ DEVICE Position position(u32 index, u32 rows, u32 cols) {
             in_pair % window_cols * SIDE + token % SIDE};
 }
 
-// The other way round.
+// The index in window order of the token at a position.
 DEVICE u32 window_order(Position p, u32 rows, u32 cols) {
     const u32 window = (p.frame / 2 * (rows / SIDE) + p.row / SIDE) * (cols / SIDE) + p.col / SIDE;
     return window * 2 * AREA + p.frame % 2 * AREA + p.row % SIDE * SIDE + p.col % SIDE;
@@ -75,7 +75,7 @@ DEVICE Words philox(u64 low, u64 high, u64 seed) {
     return {{c[0], c[1], c[2], c[3]}};
 }
 
-// Two normal values of two words by Box and Muller's method, in f64 as on the host.
+// Turns two random words into two normal values (Box-Muller), in f64 as on the host.
 DEVICE void normal_pair(float* out, u32 a, u32 b) {
     constexpr double UNIT = 1.0 / 4294967296.0;
     // (0, 1] and [0, 1): the logarithm stays finite.
@@ -86,7 +86,8 @@ DEVICE void normal_pair(float* out, u32 a, u32 b) {
     out[1] = float(radius * sine);
 }
 
-// Maps of noise, numbered in (frame, row, column, channel) order. A thread makes 16 bytes.
+// Fills latents with noise. Values are numbered in (frame, row, column, channel) order, and each four of them come from
+// one counter of Philox. A thread writes 16 bytes.
 template <class T> DEVICE void noise(const NoiseArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     const u32 frame = block_y(), quad = (block_x() * THREADS + thread()) * (N / 4);
@@ -102,7 +103,8 @@ template <class T> DEVICE void noise(const NoiseArgs& args) {
     store(static_cast<T*>(args.maps[frame]) + u64(quad) * 4, values);
 }
 
-// 2x2 patches of latent maps, features (row, column, channel), in window order. A thread moves 16 bytes.
+// Gathers 2x2 patches of latents as rows in window order, features ordered by (row, column, channel). A thread moves 16
+// bytes.
 template <class T> DEVICE void gather_patches(const GatherArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>, VECS = PATCH / N;
     const u64 vec = u64(block_x()) * THREADS + thread();
@@ -115,7 +117,7 @@ template <class T> DEVICE void gather_patches(const GatherArgs& args) {
         *reinterpret_cast<const Vector<T, N>*>(source + feature % HALF_PATCH);
 }
 
-// Rows in row-major order of each frame to window order. A warp moves a row.
+// Reorders rows from row-major order of each frame to window order. A warp moves a row.
 template <class T> DEVICE void gather_rows(const GatherArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>;
     const u32 token = block_x() * (THREADS / WARP) + warp();
@@ -132,7 +134,7 @@ template <class T> DEVICE void gather_rows(const GatherArgs& args) {
     }
 }
 
-// Noise minus what the head predicts, as maps. A thread makes 16 bytes.
+// Subtracts the head's prediction, in window order, from the noise, as latents. A thread writes 16 bytes.
 template <class T> DEVICE void denoise(const DenoiseArgs& args) {
     constexpr u32 N = PER_16_BYTES<T>, VECS = HALF_PATCH / N;
     const u32 vec = block_x() * THREADS + thread(), row = block_y(), frame = block_z();

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Runs of values, moved 16 bytes at a time and computed in f32.
+// Vector loads and stores: values are stored as float, bf16 or f16, moved in accesses of up to 16 bytes, and computed
+// in f32.
 #pragma once
 
 #include "prims.cuh"
 
-// N values as f32, in one access, from an address aligned to all of them; N values of f32 to such an address.
+// Load and store N values in one access, at an address aligned to all of them.
 template <int N, class T> DEVICE Vector<float, N> load_vector(const T* from) {
     const auto stored = *reinterpret_cast<const Vector<T, N>*>(from);
     Vector<float, N> values;
@@ -30,7 +31,7 @@ template <int N> DEVICE Vector<float, N> filled_vector(float value) {
 // Values that one access of `load` or `store` moves.
 template <class T, u32 N> constexpr u32 PER_ACCESS = N < PER_16_BYTES<T> ? N : PER_16_BYTES<T>;
 
-// N values from an address aligned to 16 bytes, or to all of them if that is less.
+// Loads N values from an address aligned to 16 bytes, or to all of them if that is less.
 template <u32 N, class T> DEVICE void load(float (&to)[N], const T* from) {
     constexpr u32 M = PER_ACCESS<T, N>;
 #pragma unroll
@@ -41,7 +42,7 @@ template <u32 N, class T> DEVICE void load(float (&to)[N], const T* from) {
     }
 }
 
-// N values to an address aligned in the same way.
+// Stores N values to an address aligned in the same way.
 template <u32 N, class T> DEVICE void store(T* to, const float (&from)[N]) {
     constexpr u32 M = PER_ACCESS<T, N>;
 #pragma unroll
@@ -53,7 +54,8 @@ template <u32 N, class T> DEVICE void store(T* to, const float (&from)[N]) {
     }
 }
 
-// The same where a run may end early or lie anywhere: `count` values, all at once if `aligned`.
+// Load and store at most `count` of N values: by vectors if the address is `aligned` and all N are wanted, else one by
+// one. Values beyond `count` are 0.
 template <u32 N, class T> DEVICE void load_some(float (&to)[N], const T* from, u32 count, bool aligned) {
     if (aligned && count >= N) return load(to, from);
 #pragma unroll

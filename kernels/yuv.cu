@@ -11,19 +11,19 @@ namespace {
 
 constexpr u32 THREADS = 128;
 
-// Where the samples of a component lie: the first one, samples from row to row, and from one to the next.
+// The samples of a component: the first one, the pitch of rows and the step from one to the next, in samples.
 struct Component {
     void* samples;
     u32 pitch, step;
 };
 
-// Samples of the second and third component along an axis: their number, whether they are halved, and whether they then
-// lie on the first of two pixels or between them.
+// Chroma along an axis: the number of its samples, whether it is subsampled, and whether a sample is then cosited with
+// the first of its two pixels or lies between them.
 struct Chroma {
     u32 count, halved, cosited;
 };
 
-// matrix * components + offset.
+// An affine map of a pixel: matrix * components + offset.
 struct Affine {
     float matrix[3][3];
     float offset[3];
@@ -42,7 +42,7 @@ struct FromRgbArgs {
     // The picture to write in its place if the flag is set; both may be null.
     const float* fallback;
     const u32* non_finite;
-    // The last one is given its largest value, unless it is null.
+    // The fourth, a filler, is set to its largest value; its samples may be null.
     Component components[4];
     Affine affine;
     Chroma across, down;
@@ -50,7 +50,7 @@ struct FromRgbArgs {
     float top, half, largest;
 };
 
-// The two samples between which a pixel lies, and the weight of the second.
+// The two chroma samples between which a pixel lies, and the weight of the second.
 struct Pair {
     u32 first, second;
     float weight;
@@ -69,7 +69,7 @@ template <class S> DEVICE float sample(const Component& c, u32 shift, u32 x, u32
     return float(static_cast<const S*>(c.samples)[u64(y) * c.pitch + u64(x) * c.step] >> shift);
 }
 
-// A thread makes a pixel.
+// Converts a frame to packed RGB. A thread computes a pixel.
 template <class From, class To> DEVICE void to_rgb(const ToRgbArgs& args, float top) {
     const u32 x = block_x() * THREADS + thread(), y = block_y();
     if (x >= args.width) return;
@@ -97,7 +97,7 @@ template <class From, class To> DEVICE void to_rgb(const ToRgbArgs& args, float 
     }
 }
 
-// A pixel as an integer of packed RGB would be. NaN becomes 0.
+// Loads a pixel, rounded to an integer as in packed RGB. NaN becomes 0.
 DEVICE void load_pixel(float (&rgb)[3], const FromRgbArgs& args, const float* picture, u32 x, u32 y) {
 #pragma unroll
     for (u32 c = 0; c < 3; ++c) {
@@ -106,7 +106,7 @@ DEVICE void load_pixel(float (&rgb)[3], const FromRgbArgs& args, const float* pi
     }
 }
 
-// Weights of the pixel before a chroma sample's first pixel, of that one, and of the next.
+// The weights with which a chroma sample averages the pixel before its first one, that one, and the next.
 DEVICE void weights(float (&to)[3], const Chroma& axis) {
     to[0] = axis.halved && axis.cosited ? 0.25f : 0.0f;
     to[1] = axis.halved ? 0.5f : 1.0f;
@@ -123,7 +123,8 @@ template <class S> DEVICE void write(const FromRgbArgs& args, u32 component, u32
     write<S>(args.components[component], x, y, u32(clamp(value, 0.0f, args.largest) + 0.5f) << args.shift);
 }
 
-// The top left of a picture. A thread makes a chroma sample, and the pixels that it belongs to.
+// Writes the top left of a picture as components. A thread computes a chroma sample, and the first component of
+// its pixels.
 template <class S> DEVICE void from_rgb(const FromRgbArgs& args) {
     const float* picture = args.non_finite && *args.non_finite ? args.fallback : args.picture;
     const u32 chroma_x = block_x() * THREADS + thread(), chroma_y = block_y();

@@ -10,7 +10,7 @@ namespace emulator {
 namespace {
 
 constexpr int POISON = 0xff;
-// Of a barrier's 64 bits; its number is in the rest.
+// The upper bits of a barrier's state; the lower 32 are its number.
 constexpr u64 BARRIER = 0xba221e0000000000;
 
 bool is_poison(const float* values, u32 count) {
@@ -84,7 +84,7 @@ void Async::end_phase(BarrierState& barrier, unsigned long long& state) {
     block_.wake(&state);
 }
 
-// A phase that is over ends at once for those who wait, otherwise as late as possible.
+// Ends a completed phase if somebody waits for it. Otherwise it ends as late as possible, at the next operation.
 void Async::settle(BarrierState& barrier, unsigned long long& state) {
     if (barrier.pending == 0 && barrier.issued > barrier.expected) {
         block_.fail("more bytes copied than a barrier expects");
@@ -186,9 +186,9 @@ void Async::wait_mmas(u32 groups) {
     own.mmas.erase(own.mmas.begin(), own.mmas.begin() + long(done));
 }
 
-// Eight values of a matrix in shared memory, as its descriptor tells: those of one row of M or column of N from k on, or
-// with mn_major those of one k from such a line on. See the PTX manual, "Matrix Descriptor Format" and "Strides" of wgmma;
-// `width` is the swizzling's in 16-byte units.
+// Reads eight values of a matrix in shared memory by its descriptor: those of one row of A or column of B (`line`) from
+// k on, or with mn_major those of one k from such a line on. See the PTX manual, "Matrix Descriptor Format" and
+// "Strides" of wgmma; `width` is that of the swizzling in 16-byte units.
 void Async::read(float (&values)[8], uint64_t descriptor, bool mn_major, bool half, u32 line, u32 k) {
     const u32 start = u32(descriptor & 0x3fff) << 4, leading = u32(descriptor >> 16 & 0x3fff) << 4;
     const u32 stride = u32(descriptor >> 32 & 0x3fff) << 4, mode = u32(descriptor >> 62);
@@ -208,7 +208,7 @@ void Async::read(float (&values)[8], uint64_t descriptor, bool mn_major, bool ha
     for (u32 i = 0; i < 8; ++i) values[i] = half ? to_float(f16{bits[i]}) : to_float(bf16{bits[i]});
 }
 
-// The 16 rows of a warp. Fragments are those of mma_m16n8k16.
+// Computes the 16 rows of a warp. Fragments are those of mma_m16n8k16.
 void Async::compute(const WarpMma& mma, Accumulators& acc) {
     constexpr u32 MAX_COLUMNS = 256;
     static thread_local float a[16][16], b[16][MAX_COLUMNS], out[16][MAX_COLUMNS];

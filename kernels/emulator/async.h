@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// What a Hopper GPU does beside the threads of a block: bulk copies, the barriers that count them, and MMAs of
-// warpgroups (wgmma). Each happens as late as it may: a bulk copy lands when somebody first finds the phase of its barrier
-// over, an MMA reads shared memory and gives its accumulators at the wait for it. Until then what they write is NaN. They
-// see shared memory through a copy of it, into which the threads' own writes come with async_proxy_fence.
+// The asynchronous units of a Hopper GPU: bulk copies, the barriers that count them, and MMAs of warpgroups (wgmma).
+// Each acts as late as it may: a bulk copy lands when somebody first finds the phase of its barrier completed, an MMA
+// reads shared memory and writes its accumulators at the wait for it. Until then what they write is NaN. They see
+// shared memory through a copy of it, the view, into which the threads' own writes come with async_proxy_fence.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ namespace emulator {
 
 class Block;
 
-// An MMA as a lane asks for it: `a` are its fragments, or null if A is in shared memory.
+// The operands that a lane gives to an MMA: `a` are its fragments, or null if A is in shared memory.
 struct LaneMma {
     float* acc;
     const uint32_t* a;
@@ -30,10 +30,10 @@ public:
     Async(const Async&) = delete;
 
     void start(uint32_t warps, size_t shared_bytes);
-    // What is wrong with a block that ends here, or null.
+    // Returns what is wrong with a block that ends here, or null.
     const char* finish() const;
 
-    // 16 bytes of shared memory in the view of copies and MMAs: they are unknown; they are as the threads see them.
+    // Make 16 bytes of shared memory in the view NaN; make them what the threads see.
     void hide(uint32_t address);
     void show(uint32_t address);
 
@@ -43,7 +43,7 @@ public:
     void copy(void* to, const void* from, uint32_t bytes, unsigned long long& state);
     void wait(unsigned long long& state, uint32_t parity);
 
-    // Of the warp that runs.
+    // The operations of the running warp.
     void fence();
     void wgmma(LaneMma** lanes);
     void commit();
@@ -57,12 +57,12 @@ private:
     };
     struct BarrierState {
         uint32_t arrivals, pending, phase;
-        // Bytes of this phase.
+        // Bytes that this phase expects, and bytes of its copies.
         uint64_t expected, issued;
         bool fenced;
         std::vector<BulkCopy> copies;
     };
-    // Accumulators of a warp to which MMAs are adding.
+    // Accumulators of a warp, in use by MMAs in flight.
     struct Accumulators {
         float* registers[32];
         uint32_t count;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //
 // The primitives of prims.cuh on a CPU. The threads of a block are fibers of one thread of the host, which switch at
-// barriers and wherever the lanes of a warp meet. What a GPU leaves undefined is made as bad as it can be: shared memory
-// starts as NaN, an asynchronous copy lands at the wait that guarantees it and leaves NaN until then, and threads run in
-// any order between barriers (see scheduler.h).
+// barriers and at operations of a whole warp. What a GPU leaves undefined takes its worst value: shared memory starts
+// as NaN, an asynchronous copy lands at the wait that guarantees it and leaves NaN until then, and threads run in any
+// order between barriers (see scheduler.h).
 #pragma once
 
 #include <cmath>
@@ -34,7 +34,7 @@ DEVICE void block_barrier() { emulator::block()->barrier(); }
 template <class S> DEVICE S& shared_memory() { return *reinterpret_cast<S*>(emulator::block()->shared); }
 
 namespace emulator {
-// Runs `operation` on what all lanes of the warp bring, once the last one has come.
+// Runs `operation` on the operands of all lanes of the warp, once the last one has arrived.
 template <class A> void meet(A& own, void (*operation)(A**)) {
     emulator::block()->meet(&own, reinterpret_cast<void (*)(void**)>(operation));
 }
@@ -126,7 +126,7 @@ template <class T> inline u32 pack(float low, float high) {
     return u32(from_float<T>(low).bits) | u32(from_float<T>(high).bits) << 16;
 }
 
-// Of pi x. CUDA's own, which needs no reduction of large arguments, and so no memory for one.
+// Sine and cosine of pi * x: CUDA's function, which needs no reduction of large arguments, and so no stack memory.
 DEVICE void sincospi(double x, double* sine, double* cosine) {
     *sine = std::sin(M_PI * x);
     *cosine = std::cos(M_PI * x);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// IEEE half precision.
+// Conversions of IEEE half precision.
 
 #include "../prims.cuh"
 
@@ -13,7 +13,7 @@ float f16_to_float(u16 bits) {
     return float_of_bits(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-// To the nearest, halves to even.
+// Rounds to nearest, ties to even.
 u16 f16_from_float(float x) {
     const u32 bits = bits_of_float(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return 0x7fff;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// The primitives of hopper.cuh on a CPU: see async.h for what is made of them.
+// The primitives of hopper.cuh on a CPU, as calls of async.h.
 #pragma once
 
-// Shared memory has addresses from 0 on.
+// The address in the block's shared memory, which begins at 0.
 DEVICE u32 shared_address(const void* p) { return emulator::block()->shared_address(p); }
 
 DEVICE void barrier_init(Barrier& barrier, u32 arrivals) { emulator::block()->async.init(barrier.state, arrivals); }

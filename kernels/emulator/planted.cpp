@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Kernels with and without mistakes, to prove that the emulator tells them apart. They are part of no engine.
+// Kernels with planted mistakes, and the same kernels without, to prove that the emulator tells them apart. Only tests
+// run them.
 
 #include "../prims.cuh"
 
@@ -29,7 +30,7 @@ template <bool BARRIER> DEVICE void reverse(const PlantedArgs& args) {
     args.out[thread()] = shared.values[THREADS - 1 - thread()];
 }
 
-// Adds two runs of 512 values that were copied in two groups. Waiting for one group leaves the second on its way.
+// Adds two runs of 512 values that were copied in two groups. A wait for one group leaves the second in flight.
 template <int PENDING> DEVICE void add_staged(const PlantedArgs& args) {
     Staged& shared = shared_memory<Staged>();
     for (u32 run = 0; run < 2; ++run) {
@@ -48,7 +49,7 @@ KERNEL(planted_reverse_without_barrier, THREADS, Exchange, PlantedArgs) { revers
 KERNEL(planted_add, THREADS, Staged, PlantedArgs) { add_staged<0>(args); }
 KERNEL(planted_add_with_weak_wait, THREADS, Staged, PlantedArgs) { add_staged<1>(args); }
 
-// Half of a warp leaves before the whole warp is to meet.
+// Half of a warp exits before an operation of the whole warp.
 KERNEL(planted_absent_lanes, THREADS, NoShared, PlantedArgs) {
     if (lane() >= WARP / 2) return;
     args.out[thread()] = warp_sum(args.x[thread()]);

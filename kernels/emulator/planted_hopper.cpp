@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //
-// Kernels with and without mistakes in what is Hopper's own (../hopper.cuh). They are part of no engine.
+// Kernels with and without planted mistakes in the use of Hopper's primitives (../hopper.cuh). Only tests run them.
 
 #include "../hopper.cuh"
 
@@ -10,7 +10,7 @@ constexpr u32 COLUMNS = 64, BLOCK_K = 64, K_TILES = 5, STAGES = 2;
 constexpr u32 PRODUCER = WARPGROUP;
 
 struct PlantedArgs {
-    // For each k tile its A and B, in tiles as they lie in shared memory.
+    // A and B of each k tile, in the layout of shared memory.
     const bf16* operands;
     float* out;
 };
@@ -40,8 +40,7 @@ enum Mistake {
     EARLY_RELEASE,
 };
 
-// What is added up is the product of each k tile. A comes by copy_async through the threads of a warpgroup, B by a bulk
-// copy.
+// The producer of a GEMM: A comes by copy_async through the threads of a warpgroup, B by a bulk copy.
 template <Mistake MISTAKE> DEVICE void load(const PlantedArgs& args, PlantedShared& shared) {
     const u32 own = thread() - PRODUCER;
     for (u32 k_tile = 0; k_tile < K_TILES; ++k_tile) {

@@ -21,7 +21,7 @@ std::vector<Kernel>& kernels() {
 
 }
 
-// Saves the callee-saved registers and the stack pointer, and goes on where `to` was saved.
+// Saves the callee-saved registers and the stack pointer, and resumes where `to` was saved.
 extern "C" void flashvsr_emulator_switch(void** from, void* to);
 #if defined(__x86_64__)
 asm(R"(
@@ -46,7 +46,7 @@ flashvsr_emulator_switch:
 .section .note.GNU-stack,"",@progbits
 .text
 )");
-// A function begins with a stack that a call has left 8 bytes off its alignment.
+// At a function's entry the stack is 8 bytes off its alignment, because a call has pushed the return address.
 constexpr size_t SAVED_WORDS = 7, RETURN_WORD = 6, WORDS_ABOVE = 1;
 #elif defined(__aarch64__)
 asm(R"(
@@ -121,7 +121,7 @@ const char* Block::run(const Kernel& kernel, const void* args, uint64_t seed) {
         fibers_[i].copies.clear();
         fibers_[i].written.clear();
         fibers_[i].group = 0;
-        // A frame that flashvsr_emulator_switch can leave: zeros, and the entry as the place to return to.
+        // A frame from which flashvsr_emulator_switch can return: zeros, and the entry as the return address.
         void** frame = reinterpret_cast<void**>(stacks_ + STACK_BYTES * (i + 1)) - WORDS_ABOVE - SAVED_WORDS;
         std::memset(frame, 0, SAVED_WORDS * sizeof(void*));
         frame[RETURN_WORD] = reinterpret_cast<void*>(&Block::enter);
@@ -147,7 +147,7 @@ void Block::enter() {
     own->switch_away();
 }
 
-// A thread that has ended counts as arrived, as on a GPU.
+// Opens the barrier once all threads have arrived; a thread that has exited counts as arrived, as on a GPU.
 void Block::release_barrier() {
     if (at_barrier_ < alive_ || alive_ == 0) return;
     at_barrier_ = 0;
@@ -155,7 +155,7 @@ void Block::release_barrier() {
         if (state == State::AtBarrier) state = State::Ready;
 }
 
-// A thread that can go on, or the number of threads.
+// Finds a thread that is ready, or returns the number of threads.
 uint32_t Block::next_ready() {
     const uint32_t count = uint32_t(states_.size());
     uint32_t first = running < count ? running : 0;
@@ -273,7 +273,8 @@ void Block::proxy_fence() {
     fibers_[running].written.clear();
 }
 
-// --- for the driver ---------------------------------------------------------------------------------------------------
+// --- for the driver
+// ---------------------------------------------------------------------------------------------------
 
 extern "C" const Kernel* flashvsr_emulator_find(const char* name) {
     for (const Kernel& kernel : kernels())

@@ -15,7 +15,7 @@ namespace emulator {
 // Shared memory of a block, at most: what Hopper has, 1 KiB of which is the driver's.
 constexpr size_t SHARED_BYTES = 228 << 10;
 
-// A kernel as KERNEL defines it.
+// A kernel that KERNEL defines.
 struct Kernel {
     const char* name;
     uint32_t threads;
@@ -40,9 +40,9 @@ struct Fiber {
     void* stack_pointer;
     uint32_t group;
     std::vector<PendingCopy> copies;
-    // Addresses in shared memory that it has written and that no async_proxy_fence has shown yet.
+    // Addresses in shared memory that the thread has written since its last async_proxy_fence.
     std::vector<uint32_t> written;
-    // What it sleeps for.
+    // The address that ends its sleep, see Block::wake.
     const void* awaited;
 };
 
@@ -56,7 +56,7 @@ struct NamedBarrier {
     uint32_t arrived, threads;
 };
 
-// A block that runs. Its threads go on in the order of their numbers, or in one drawn from `seed` if that is not 0.
+// A running block. Its threads run in the order of their numbers, or in one drawn from `seed` if that is not 0.
 class Block {
 public:
     uint32_t running;
@@ -74,7 +74,7 @@ public:
     // Ends the run; `fault` says what the kernel did wrong.
     [[noreturn]] void fail(const char* fault);
 
-    // The running thread goes on after a `wake` of the same address.
+    // Suspends the running thread until a `wake` of the same address.
     void sleep(const void* awaited);
     void wake(const void* awaited);
     bool is_awaited(const void* awaited) const;
@@ -86,9 +86,9 @@ public:
     void commit();
     void wait(uint32_t groups);
 
-    // From the beginning of the block's shared memory.
+    // The offset of `p` from the beginning of the block's shared memory.
     uint32_t shared_address(const void* p);
-    // 16 bytes, for MMAs to read after proxy_fence.
+    // Stores 16 bytes, for MMAs to read after proxy_fence.
     void store(void* to, const void* from);
     void proxy_fence();
 

@@ -11,8 +11,8 @@ use crate::backend::{HEAD_DIM, KvGroup, WINDOW_TOKENS};
 use crate::error::{Error, Result};
 
 const THREADS: u32 = 128;
-/// Queries, keys and values of a tile in 16 bits: 128, 32 and 32 rows of a head. In f32 64, 32 and 32 rows that are 4
-/// longer, and the probabilities of 64 queries and 32 keys in such rows.
+/// Bytes of shared memory: in 16 bits 128, 32 and 32 rows of queries, keys and values of a head; in f32 64, 32 and 32 rows
+/// padded by 4 values, and the probabilities of 64 queries and 32 keys in rows padded alike.
 const SHARED: [u32; 3] = [4 * (128 * 132 + 64 * 36), 2 * 192 * 128, 2 * 192 * 128];
 
 const SPARSE_ATTENTION: Kernels = kernels!("attention", "sparse_attention", THREADS, SHARED);
@@ -20,9 +20,10 @@ const CROSS_ATTENTION: Kernels = kernels!("attention", "cross_attention", THREAD
 
 /// Threads of a block on Hopper: two warpgroups that compute, one that loads tiles.
 const HOPPER_THREADS: u32 = 3 * 128;
-/// Two tiles of queries and five of keys and values; what is to be done, and two barriers for that and each tile.
+/// Bytes of shared memory on Hopper: two stages of queries and five of keys and values, the work tile, and two barriers for
+/// it and for each stage.
 const HOPPER_SHARED: u32 = 7 * 2 * 128 * 128 + 16 + 8 * 2 * 8;
-/// There is none for f32, which has no tensor cores.
+/// Hopper's kernel; there is none for f32, which `wgmma` does not multiply.
 const HOPPER_SPARSE_ATTENTION: Kernels =
     kernels!("hopper_attention", "hopper_sparse_attention", HOPPER_THREADS, [0, HOPPER_SHARED, HOPPER_SHARED]);
 

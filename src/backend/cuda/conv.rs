@@ -21,11 +21,11 @@ const CONV: [Kernels; 6] = [
     kernels!("hopper_conv", "hopper_conv_tall", HOPPER_THREADS, Tile::T256X128_SHARED),
 ];
 
-/// Maps that come out of a launch, at most.
+/// The most output maps of a launch.
 const MAX_OUTS: usize = 8;
-/// Maps that go in: two per output, and two more of the last one's four.
+/// The most input maps: two per output, and two more of the last one's four.
 const MAX_MAPS: usize = 2 * MAX_OUTS + 2;
-/// Maps under a convolution over time.
+/// Taps along time of a causal convolution.
 const KERNEL_TIME: usize = 4;
 
 /// `ConvArgs` of conv.cuh.
@@ -72,7 +72,7 @@ pub struct CudaUpsampleConv {
     times: usize,
 }
 
-/// What a launch does beside the GEMM.
+/// The kinds of convolution, and what each needs beside the GEMM.
 #[derive(Clone, Copy)]
 enum Kind<'a> {
     OverTime,
@@ -183,7 +183,7 @@ impl<D: Driver> CudaBackend<D> {
         Ok(outs)
     }
 
-    /// A launch: `maps` give `outs`.
+    /// Launches the kernel that computes `outs` from `maps`.
     fn run_conv(
         &self,
         packed: &Packed,

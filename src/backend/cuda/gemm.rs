@@ -6,11 +6,12 @@
 use super::driver::Driver;
 use super::{CudaBackend, Precision, Weight};
 
+/// Threads of a block of the kernels for every generation.
 pub(super) const THREADS: u32 = 256;
-/// Of Hopper's kernels.
+/// Threads of a block of Hopper's kernels.
 pub(super) const HOPPER_THREADS: u32 = 384;
 
-/// Values of a row of one of Hopper's tiles, and the swizzled vectors of which it consists.
+/// Values of k in one of Hopper's k tiles, and values of a 16-byte vector, by which they are swizzled.
 pub(super) const HOPPER_BLOCK_K: usize = 64;
 pub(super) const VEC16: usize = 8;
 
@@ -20,11 +21,11 @@ pub(super) enum Tile {
     T128x128,
     T128x64,
     T256x16,
-    /// For rows whose bytes are not a multiple of 16.
+    /// The tile for rows whose bytes are not a multiple of 16.
     T128x64Unaligned,
-    /// On Hopper, with `wgmma`.
+    /// A tile for Hopper, with `wgmma`.
     T128x256,
-    /// On Hopper, with `wgmma`.
+    /// A tile for Hopper, with `wgmma`.
     T256x128,
 }
 
@@ -33,7 +34,7 @@ impl Tile {
     pub(super) const T128X128_SHARED: [u32; 3] = [3 * (128 + 128) * 64; 3];
     pub(super) const T128X64_SHARED: [u32; 3] = [4 * (128 + 64) * 64; 3];
     pub(super) const T256X16_SHARED: [u32; 3] = [3 * (256 + 16) * 64; 3];
-    /// Of Hopper's tiles; there are none for f32.
+    /// Bytes of shared memory of Hopper's tiles; there are none for f32.
     pub(super) const T128X256_SHARED: [u32; 3] = [Self::hopper_shared(128, 256); 3];
     pub(super) const T256X128_SHARED: [u32; 3] = [Self::hopper_shared(256, 128); 3];
 
@@ -56,8 +57,8 @@ impl Tile {
         if !(inputs * precision.bytes()).is_multiple_of(16) {
             Tile::T128x64Unaligned
         } else if hopper && columns > 64 {
-            // 256x128 reads more shared memory for the same accumulators; it pays where 128x256 would compute many columns
-            // that are not there.
+            // 256x128 reads more shared memory for the same accumulators; it pays where 128x256 would compute many
+            // columns of padding.
             let columns = columns.next_multiple_of(128);
             if columns.is_multiple_of(256) || columns > 896 { Tile::T128x256 } else { Tile::T256x128 }
         } else if columns <= 16 {
@@ -91,11 +92,11 @@ impl Tile {
     }
 }
 
-/// Weights as kernels read them, filled up with zeros to whole tiles and k tiles: `[column][tap][input]`; for Hopper
+/// Weights as kernels read them, padded with zeros to whole tiles and k tiles: `[column][tap][input]`; for Hopper
 /// `[tile][tap][k tile][column][input]` with the vectors of a k tile's row swizzled.
 pub(super) struct Packed {
     pub weights: Weight,
-    /// One per column.
+    /// The bias, one value per column.
     pub bias: Weight,
     pub tile: Tile,
     /// Values of a column.
@@ -105,7 +106,7 @@ pub(super) struct Packed {
 }
 
 impl<D: Driver> CudaBackend<D> {
-    /// The grid of a GEMM of so many rows and batches. Hopper's blocks stay and take one tile after the other.
+    /// The grid of a GEMM of `rows` rows and `batches` batches. Hopper's is persistent: a block takes one tile after the other.
     pub(super) fn gemm_grid(&self, packed: &Packed, rows: usize, batches: usize) -> [usize; 3] {
         let (height, width) = packed.tile.sides();
         let tiles = rows.div_ceil(height) * packed.columns.div_ceil(width);

@@ -44,9 +44,9 @@ unsafe impl Args for LinearArgs {}
 /// A linear layer.
 pub struct CudaLinear {
     packed: Packed,
-    /// One per column.
+    /// The gate, one value per column.
     gate: Option<Weight>,
-    /// For a library's GEMMs, whose bias is of the same type as the other values: one per column.
+    /// The bias for the library's GEMMs, which is of the same type as the other values: one value per column.
     library_bias: Option<Weight>,
 }
 
@@ -72,7 +72,7 @@ impl<D: Driver> CudaBackend<D> {
         let for_library = || {
             let offsets = bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
             let library_bias = Some(self.weight(&offsets, self.precision)?);
-            // Column by column, which the kernels of every generation read as well, should it decline.
+            // The library reads weights column by column. So do the kernels of every generation, should it decline.
             Ok(CudaLinear { packed: self.pack_for(false, sizes, bias.clone(), taps)?, gate: None, library_bias })
         };
         self.faster((inputs, outputs), &own, &for_library)

@@ -18,9 +18,9 @@ const LISTS: usize = 4;
 /// Rows that a block of `draft_order` takes.
 const ORDERED: usize = 128;
 
-/// [`QUERIES`] mean queries, and a value of each for each warp.
+/// Shared memory: [`QUERIES`] mean queries, and a value of each query for each warp.
 const DRAFT_SCORES: Kernels = kernels!("mask", "draft_scores", 256, [(4 * QUERIES * (HEAD_DIM + 8)) as u32; 3]);
-/// Four counters of each of 1024 values of a digit, their sums, and what is found.
+/// Shared memory: four copies of a histogram of 1024 bins, their sums, and the digit that is found.
 const DRAFT_SELECT: Kernel = Kernel { file: "mask", name: "draft_select", threads: 1024, shared: 1024 * (16 + 4) + 32 };
 const DRAFT_LIST: Kernel = Kernel { file: "mask", name: "draft_list", threads: 32 * LISTS as u32, shared: 0 };
 const DRAFT_ORDER: Kernel = Kernel { file: "mask", name: "draft_order", threads: ORDERED as u32, shared: 0 };
@@ -84,15 +84,15 @@ struct OrderArgs {
 // SAFETY: laid out as the kernel's struct.
 unsafe impl Args for OrderArgs {}
 
-/// For each head and query window the key windows that it attends to.
+/// The mask: for each head and query window the list of key windows that it attends to.
 pub struct CudaMask {
-    /// How many, as u32.
+    /// The number of key windows on each list, as u32.
     pub(super) counts: CudaTensor,
-    /// Which, in ascending order, as u32; rows of `key_windows`, of which the first `counts` are used.
+    /// The lists, in ascending order, as u32: rows of `key_windows`, of which the first `counts` are used.
     pub(super) lists: CudaTensor,
     /// The query windows of each head, those with the longest lists first, as u32.
     pub(super) order: CudaTensor,
-    /// How many of them attention has fetched, as u32: 0 before and after.
+    /// The number of query windows that attention has fetched, as u32: 0 before and after a launch.
     pub(super) work_counter: CudaTensor,
     pub(super) heads: usize,
     pub(super) query_windows: usize,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! Weights on their way to the device, in the order in which kernels read them. A layer goes in tiles: each is read, converted,
-//! put in order and uploaded by one thread, so that the host never holds more than the tiles that are under way.
+//! put in order and uploaded by one thread, so that the host never holds more than the tiles that are in flight.
 
 use std::ops::Range;
 
@@ -15,21 +15,21 @@ use crate::error::{Error, Result};
 
 /// Bytes of the columns that are read at a time.
 const BATCH_BYTES: usize = 1 << 20;
-/// Bytes of the tiles of one layer that may be under way.
+/// Bytes of the tiles of one layer that may be in flight.
 const TILES_BYTES: usize = 256 << 20;
 
 /// The sizes of a layer's weights.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sizes {
-    /// Weights one after the other, with the same bias: the phases of an upsampling.
+    /// Matrices of weights with the same bias: the phases of an upsampling.
     pub matrices: usize,
-    /// Maps that come out of each: the time steps of an upsampling.
+    /// Output maps of each matrix: the time steps of an upsampling.
     pub maps: usize,
-    /// Channels of such a map.
+    /// Channels of an output map.
     pub outputs: usize,
     /// Taps of a convolution, over all maps that go in; 1 for a linear layer.
     pub taps: usize,
-    /// Channels in.
+    /// Channels of an input map.
     pub inputs: usize,
 }
 
@@ -38,13 +38,13 @@ pub(super) struct Sizes {
 pub(super) struct Scratch {
     tile: Vec<u8>,
     columns: Vec<u8>,
-    /// For whoever fetches columns.
+    /// A buffer for `fetch`: columns as the checkpoint stores them.
     pub stored: Vec<u8>,
-    /// For whoever fetches columns.
+    /// A buffer for `fetch`: converted columns.
     pub values: Vec<u8>,
 }
 
-/// How the rows of a parameter, one per output, become columns `[tap][input]`: value
+/// The order in which the rows of a parameter, one per output, become columns `[tap][input]`: value
 /// `(map * inputs + input) * kernel_taps + tap` belongs to tap `map * kernel_taps + tap`.
 #[derive(Clone, Copy)]
 pub(super) struct Taps<'p, 'a> {
@@ -89,7 +89,7 @@ impl<D: Driver> CudaBackend<D> {
         self.pack_for(self.on_warpgroups(), sizes, bias, taps)
     }
 
-    /// The same for Hopper's kernels or for those of every generation.
+    /// Packs such a parameter for Hopper's kernels or for those of every generation.
     pub(super) fn pack_for(
         &self,
         on_warpgroups: bool,
@@ -165,13 +165,13 @@ impl<D: Driver> CudaBackend<D> {
     }
 }
 
-/// Where the values of a column lie in its tile.
+/// The order of a column's values in its tile.
 struct Order {
     tile: Tile,
     width: usize,
     taps: usize,
     inputs: usize,
-    /// Inputs, filled up with zeros to whole k tiles.
+    /// Inputs, padded with zeros to whole k tiles.
     channels: usize,
     /// Bytes of a value.
     bytes: usize,
@@ -197,8 +197,8 @@ impl Order {
     }
 }
 
-/// Writes a column of a tap, 16-bit values, into Hopper's tiles of `width` columns, one for each k tile: vec p of a tile's
-/// row r lies at p ^ r % 8 (`kernels/hopper.cuh`).
+/// Writes a column of a tap, 16-bit values, into Hopper's tiles of `width` columns, one for each k tile: vector p of a
+/// tile's row r lies at p ^ r % 8 (`kernels/hopper.cuh`).
 fn swizzle(column: &[u8], tiles: &mut [u8], width: usize, number: usize) {
     const VEC16_BYTES: usize = 2 * VEC16;
     for (vec, values) in column.chunks_exact(VEC16_BYTES).enumerate() {

@@ -7,9 +7,9 @@ use super::{CudaBackend, CudaTensor, Kernels, Precision, index};
 use crate::error::{Error, Result};
 
 const THREADS: u32 = 256;
-/// Values that a thread takes where it takes f32 alone.
+/// Values that a thread takes in kernels of f32 alone.
 const FLOATS: usize = 4;
-/// Runs of 16 bytes that a thread of `is_finite` looks at.
+/// 16-byte vectors that a thread of `is_finite` reads.
 const RUNS: usize = 4;
 /// Channels of the decoder's input that come from pictures.
 const CONDITION_CHANNELS: usize = 768;

@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 const THREADS: u32 = 128;
 /// Each warp takes one row.
 const ROWS_PER_BLOCK: usize = THREADS as usize / 32;
-/// Frame pairs whose addresses fit into a kernel's arguments.
+/// The most frame pairs whose addresses fit into a kernel's arguments.
 pub(super) const MAX_GROUPS: usize = 64;
 
 const QK_NORM_ROPE: Kernels = kernels!("qk", "qk_norm_rope", THREADS, [0; 3]);
-/// A head of partial sums for each of the rows that a block reads at once.
+/// Shared memory: partial sums of a head for each row that one access of a block spans.
 const WINDOW_MEANS: Kernels = kernels!("qk", "window_means", THREADS, [4 * 512, 8 * 512, 8 * 512]);
 
 /// `QkArgs` of qk.cu.

@@ -43,8 +43,8 @@ impl Shape {
     }
 }
 
-/// An activation. Maps, matrices, queries, keys and values are stored in the engine's precision, pictures and the mean queries and keys of
-/// windows in f32.
+/// An activation. Maps, matrices, queries, keys and values are stored in the engine's precision; pictures, and the mean
+/// queries and keys of windows, in f32.
 #[derive(Clone)]
 pub struct CudaTensor {
     pub(super) memory: Arc<Allocation>,

@@ -10,7 +10,7 @@ use crate::backend::{Epilogue, Grid};
 use crate::error::{Error, Result};
 
 const THREADS: u32 = 256;
-/// Latent frames that one launch takes.
+/// The most latent frames of a launch.
 const FRAMES: usize = 64;
 /// Channels of a latent.
 const CHANNELS: usize = 16;
