@@ -390,7 +390,8 @@ template <class T> DEVICE void cross_attention(const CrossArgs& args) {
     const u32 head = block_y(), query = block_x() * Tile<T>::QUERIES;
     const u64 offset = u64(query) * args.dim + head * HEAD;
     compute_attention<T>(Rows<T>{static_cast<const T*>(args.q) + offset, args.queries - query, args.dim},
-              static_cast<T*>(args.out) + offset, args.dim, divide_up(args.keys, Tile<T>::KEYS), AllKeys<T>{args, head});
+                         static_cast<T*>(args.out) + offset, args.dim, divide_up(args.keys, Tile<T>::KEYS),
+                         AllKeys<T>{args, head});
 }
 
 }
